@@ -173,13 +173,14 @@ class Context:
     ) -> list[str]:
         """Ask another agent by each of many messages, as :meth:`ask` does, in few round trips; returns the asks' ids.
 
-        They are asked when this returns. ``tags`` has one tag for each message.
+        All are accepted when this returns. ``tags`` has one tag for each message.
 
         Raises:
             MailboxFull, CircuitOpen, BulkheadFull: flow control stopped it; ``accepted`` says after how many, which
                 will have their replies.
             BrokerUnavailable: Redis did not accept it; of the last 100, whether they were asked is unknown.
-            OrchestratorError: as :meth:`ask`; a caller's mistake is found before anything is asked.
+            MessageTooLarge: one is larger than a message may be; those before it may have been asked.
+            OrchestratorError: as :meth:`ask`; any other mistake of the caller is found before anything is asked.
         """
         known: Any = self.orchestrator
         if known is None:

@@ -9,9 +9,9 @@ from typing import Any
 from orchestrator.agents.agent import Agent
 from orchestrator.agents.declaration_mistakes import called_method, mistaken_message
 from orchestrator.agents.declared_policy import declared_policy
-from orchestrator.agents.marks import DeclaredMark, Handles, Periodic, Replies, Votes, marks_of
+from orchestrator.agents.marks import DeclaredMark, HandlesMark, PeriodicMark, RepliesMark, VotesMark, marks_of
 from orchestrator.agents.periodic import Fire, fire_message
-from orchestrator.agents.replies import reply_message, unanswered_asks
+from orchestrator.agents.replies import methods_that_ask, reply_message
 from orchestrator.agents.singleton import TERM_MESSAGES
 from orchestrator.agents.spec import HandlerSpec
 from orchestrator.agents.votes import DECISION, DecisionFields, vote_name
@@ -36,13 +36,14 @@ def declared_handlers(
     handlers = _Handlers(cls, marks, timeouts)
     for method, mark in marks.items():
         handlers.add_marked(method, mark)
-    if not any(isinstance(mark, Replies) for mark in marks.values()):
-        for asking in unanswered_asks(cls):
+    if not any(isinstance(mark, RepliesMark) for mark in marks.values()):
+        asking = next(methods_that_ask(cls), None)
+        if asking is not None:
             raise InvalidDeclaration(
                 f"{cls.__qualname__}.{asking} asks with then=True, but no method gets the reply; "
                 "allowed: a method marked with @replies(SomeMessage)"
             )
-    is_voter = any(isinstance(mark, Votes) for mark in marks.values())
+    is_voter = any(isinstance(mark, VotesMark) for mark in marks.values())
     handlers.add_called(DECISION, DecisionFields, Decision, "beside a method marked with @votes(SomeMessage)", is_voter)
     for name, message in TERM_MESSAGES.items():
         handlers.add_called(name, message, Term, "with singleton = True", cls.singleton)
@@ -52,8 +53,8 @@ def declared_handlers(
     return handlers.found
 
 
-def wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:
-    """Whether a method takes the context, too.
+def takes_context(cls: type[Agent], method: Callable[..., Any]) -> bool:
+    """Whether a method has a second parameter, for the context.
 
     Raises:
         InvalidDeclaration: a worker cannot call it.
@@ -75,29 +76,28 @@ class _Handlers:
         self._cls = cls
         self._timeouts = timeouts
         #: The names of the messages that it handles: what a wrong annotation most likely means.
-        self._handled = [message_name(mark.message) for mark in marks.values() if isinstance(mark, Handles)]
+        self._handled = [message_name(mark.message) for mark in marks.values() if isinstance(mark, HandlesMark)]
 
     def add_marked(self, method: str, mark: DeclaredMark) -> None:
         """Add the handler of a method with a mark."""
-        takes_context = wants_context(self._cls, getattr(self._cls, method))
-        if isinstance(mark, Periodic):
+        with_context = takes_context(self._cls, getattr(self._cls, method))
+        if isinstance(mark, PeriodicMark):
             self._check_annotation(method, "runs by a schedule", Fire)
-            # The context says which fire it is.
-            spec = HandlerSpec(fire_message(method), method, Policy(), True, True, takes_context)
+            spec = HandlerSpec(fire_message(method), method, Policy(), with_context, is_periodic=True)
             return self._add(method, spec, "run by a schedule")
         policy = declared_policy(f"{self._cls.__qualname__}.{method}", mark.policy, self._timeouts)
         name = message_name(mark.message)
-        if isinstance(mark, Replies):
+        if isinstance(mark, RepliesMark):
             self._check_annotation(method, "gets replies", Reply)
             message = reply_message(mark.message)
-            spec = HandlerSpec(message, method, policy, takes_context, is_reply=True)
+            spec = HandlerSpec(message, method, policy, with_context, is_reply=True)
             return self._add(message_name(message), spec, f"get the replies to {name}")
-        if isinstance(mark, Votes):
+        if isinstance(mark, VotesMark):
             self._check_annotation(method, f"votes on {name}", mark.message)
-            spec = HandlerSpec(mark.message, method, policy, takes_context, is_vote=True)
+            spec = HandlerSpec(mark.message, method, policy, with_context, is_vote=True)
             return self._add(vote_name(name), spec, f"vote on {name}")
         self._check_annotation(method, f"handles {name}", mark.message)
-        spec = HandlerSpec(mark.message, method, policy, takes_context, is_idempotent=mark.is_idempotent)
+        spec = HandlerSpec(mark.message, method, policy, with_context, is_idempotent=mark.is_idempotent)
         return self._add(name, spec, f"handle {name}")
 
     def add_called(self, method: str, message: type[Any], argument: type[Any], when: str, is_called: bool) -> None:
@@ -113,7 +113,7 @@ class _Handlers:
         if marks:
             raise InvalidDeclaration(f"{where} {what}, and is marked with {marks[0]}; allowed: no mark")
         self._check_annotation(method, what, argument)
-        self._add(method, HandlerSpec(message, method, Policy(), wants_context(self._cls, function)), f"get {method}")
+        self._add(method, HandlerSpec(message, method, Policy(), takes_context(self._cls, function)), f"get {method}")
 
     def add_on_cancelled(self) -> None:
         """Add the handler of ``on_cancelled``, which is called only where a class has one of its own."""
@@ -122,13 +122,13 @@ class _Handlers:
             return
         self._check_annotation("on_cancelled", "is called with a CancelledStep", CancelledStep)
         name = message_name(CancelledStep)
-        spec = HandlerSpec(CancelledStep, "on_cancelled", Policy(), wants_context(self._cls, method))
+        spec = HandlerSpec(CancelledStep, "on_cancelled", Policy(), takes_context(self._cls, method))
         self._add(name, spec, f"handle {name}")
 
-    def _add(self, name: str, spec: HandlerSpec, deed: str) -> None:
+    def _add(self, name: str, spec: HandlerSpec, use: str) -> None:
         other = self.found.setdefault(name, spec)
         if other is not spec:
-            raise InvalidDeclaration(f"{self._cls.__qualname__}: {other.method} and {spec.method} both {deed}")
+            raise InvalidDeclaration(f"{self._cls.__qualname__}: {other.method} and {spec.method} both {use}")
 
     def _check_annotation(self, method: str, what: str, argument: type[Any]) -> None:
         if annotated := mistaken_message(getattr(self._cls, method), argument, self._handled):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from orchestrator.agents.marks import Handles, checked_message, mark
+from orchestrator.agents.marks import HandlesMark, checked_message, mark
 from orchestrator.core.errors import InvalidDeclaration
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message
@@ -41,7 +41,6 @@ def handles(
         raise InvalidDeclaration(
             f"@handles({message.__name__}, idempotent={masked_repr(idempotent)}); allowed: True or False"
         )
-
     policy = {
         "retry": retry,
         "on_error": on_error,
@@ -53,5 +52,4 @@ def handles(
         "when_open": when_open,
         "dead_letter_expired": dead_letter_expired,
     }
-
-    return mark(Handles(message, policy, idempotent))
+    return mark(HandlesMark(message, policy, idempotent))

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from orchestrator.agents.agent import Agent
 from orchestrator.agents.declaration_mistakes import called_method, mistaken_settings
-from orchestrator.agents.declared_handlers import declared_handlers, wants_context
+from orchestrator.agents.declared_handlers import declared_handlers, takes_context
 from orchestrator.agents.declared_policy import declared_policy
-from orchestrator.agents.marks import Periodic, marked_methods
+from orchestrator.agents.marks import PeriodicMark, marked_methods
 from orchestrator.agents.periodic import periodic_definition
 from orchestrator.agents.spec import AgentSpec, HandlerSpec
 from orchestrator.core.bulkhead import Bulkhead
@@ -56,10 +56,12 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
         policy,
         handlers,
         Flow(cls.mailbox, cls.breaker),
-        down_wants_context=wants_context(cls, called_method(cls, "on_down")),
+        down_takes_context=takes_context(cls, called_method(cls, "on_down")),
         timeouts=timeouts,
         schedules=tuple(
-            periodic_definition(cls.name, method, mark) for method, mark in marks.items() if isinstance(mark, Periodic)
+            periodic_definition(cls.name, method, mark)
+            for method, mark in marks.items()
+            if isinstance(mark, PeriodicMark)
         ),
         capabilities=tuple(sorted(set(cls.capabilities))),
         singleton=cls.singleton,

@@ -18,34 +18,34 @@ _MARKS: Final = "__orchestrator_marks__"
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A method is called with something that concerns messages of one class."""
+    """The mark of a method that is called with messages of one class, with their replies, or for a vote on them."""
 
     message: type[Message]
     #: The options of the decorator, for the messages by which the method is called.
     policy: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"@{type(self).__name__.lower()}({message_name(self.message)})"
+        return f"@{type(self).__name__.removesuffix('Mark').lower()}({message_name(self.message)})"
 
 
 @dataclass(frozen=True, slots=True)
-class Handles(Mark):
+class HandlesMark(Mark):
     """The method handles the message."""
 
     #: Whether it may do so twice for one request, also at once.
     is_idempotent: bool = False
 
 
-class Replies(Mark):
+class RepliesMark(Mark):
     """The method is called with the replies to the message."""
 
 
-class Votes(Mark):
+class VotesMark(Mark):
     """The method votes on the message."""
 
 
 @dataclass(frozen=True, slots=True)
-class Periodic:
+class PeriodicMark:
     """The method runs by a schedule."""
 
     options: Mapping[str, Any]
@@ -55,7 +55,7 @@ class Periodic:
 
 
 #: What a method may be marked with.
-DeclaredMark = Handles | Replies | Votes | Periodic
+DeclaredMark = HandlesMark | RepliesMark | VotesMark | PeriodicMark
 
 
 def checked_message(decorator: str, message: object) -> type[Message]:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar, Unpack
 
 from pydantic import create_model
 
-from orchestrator.agents.marks import Periodic, mark
+from orchestrator.agents.marks import PeriodicMark, mark
 from orchestrator.core.errors import InvalidDeclaration, InvalidSchedule
 from orchestrator.core.message import Message
 from orchestrator.core.schedule_definition import ScheduleDefinition
@@ -43,15 +43,15 @@ def every(every_s: float, **options: Unpack[PeriodicOptions]) -> Callable[[F], F
     Each fire goes to the agent's mailbox, and is handled by one of the workers that host it. The schedule is called
     ``AGENT.METHOD``. ``options`` are those of :meth:`Schedules.add`.
     """
-    return mark(Periodic({"every_s": every_s, **options}))
+    return mark(PeriodicMark({"every_s": every_s, **options}))
 
 
 def cron(expression: str, **options: Unpack[PeriodicOptions]) -> Callable[[F], F]:
     """The same by a cron expression: ``@cron("0 3 * * *", tz="Europe/Berlin")``."""
-    return mark(Periodic({"cron": expression, **options}))
+    return mark(PeriodicMark({"cron": expression, **options}))
 
 
-def periodic_definition(agent: str, method: str, periodic: Periodic) -> ScheduleDefinition:
+def periodic_definition(agent: str, method: str, periodic: PeriodicMark) -> ScheduleDefinition:
     """The schedule of a periodic method.
 
     Raises:

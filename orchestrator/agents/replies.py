@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import create_model
 
-from orchestrator.agents.marks import Replies, checked_message, mark
+from orchestrator.agents.marks import RepliesMark, checked_message, mark
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry
 from orchestrator.core.reply import reply_name
@@ -46,7 +46,7 @@ def replies(
         InvalidDeclaration: ``message`` is not a :class:`Message` class.
     """
     policy = {"retry": retry, "on_error": on_error, "timeout_s": timeout_s, "priority": priority}
-    return mark(Replies(checked_message("replies", message), policy))
+    return mark(RepliesMark(checked_message("replies", message), policy))
 
 
 def reply_message(message: type[Message]) -> type[Message]:
@@ -54,7 +54,7 @@ def reply_message(message: type[Message]) -> type[Message]:
     return create_model(reply_name(message_name(message)), __base__=ReplyFields)
 
 
-def unanswered_asks(cls: type) -> Iterator[str]:
+def methods_that_ask(cls: type) -> Iterator[str]:
     """The methods of a class whose code asks with ``then=True``, as far as the source can be read."""
     for name, method in vars(cls).items():
         if not inspect.isfunction(method):

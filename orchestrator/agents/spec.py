@@ -31,16 +31,21 @@ class HandlerSpec:
     message: type[Message]
     method: str
     policy: Policy
-    wants_context: bool
-    #: Whether a schedule calls it, with a :class:`Fire` in the place of the message, and whether with the context.
+    #: Whether the method has a second parameter, for the context.
+    takes_context: bool
+    #: Whether a schedule calls it, with a :class:`Fire` in the place of the message.
     is_periodic: bool = False
-    takes_context: bool = True
     #: Whether it is called with a :class:`Reply`.
     is_reply: bool = False
     #: Whether callers may have it run twice at once.
     is_idempotent: bool = False
     #: Whether it votes on the message.
     is_vote: bool = False
+
+    @property
+    def needs_context(self) -> bool:
+        """Whether a worker has to make a context: a fire is read from its metadata, also for a method without one."""
+        return self.takes_context or self.is_periodic
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class AgentSpec:
     policy: Policy
     handlers: Mapping[str, HandlerSpec]
     flow: Flow
-    down_wants_context: bool = True
+    down_takes_context: bool = True
     timeouts: Timeouts = field(default_factory=Timeouts)
     #: The schedules of its periodic methods.
     schedules: tuple[ScheduleDefinition, ...] = ()
@@ -90,14 +95,14 @@ class AgentSpec:
             return method(fire, context) if handler.takes_context else method(fire)
         if isinstance(message, TermFields):
             term = message.term()
-            return method(term, context) if handler.wants_context else method(term)
+            return method(term, context) if handler.takes_context else method(term)
         if isinstance(message, ReplyFields):
             reply = Reply.from_wire(dict(message))
-            return method(reply, context) if handler.wants_context else method(reply)
+            return method(reply, context) if handler.takes_context else method(reply)
         if isinstance(message, DecisionFields):
             decision = message.decision()
-            return method(decision, context) if handler.wants_context else method(decision)
-        returned = method(message, context) if handler.wants_context else method(message)
+            return method(decision, context) if handler.takes_context else method(decision)
+        returned = method(message, context) if handler.takes_context else method(message)
         return checked_vote(f"{self.name}.{handler.method}", returned) if handler.is_vote else returned
 
     @property
@@ -108,7 +113,7 @@ class AgentSpec:
     def call_down(self, agent: Agent, down: Down, context: Context) -> None:
         """Call :meth:`Agent.on_down`, with the context if it takes one."""
         on_down: Callable[..., None] = agent.on_down
-        if self.down_wants_context:
+        if self.down_takes_context:
             on_down(down, context)
         else:
             on_down(down)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from orchestrator.agents.marks import Votes, checked_message, mark
+from orchestrator.agents.marks import VotesMark, checked_message, mark
 from orchestrator.core.decision import Decision, Vote
 from orchestrator.core.errors import InvalidResult
 from orchestrator.core.message import Message
@@ -53,7 +53,7 @@ def votes(
         InvalidDeclaration: ``message`` is not a :class:`Message` class.
     """
     policy = {"retry": retry, "on_error": on_error, "timeout_s": timeout_s, "priority": priority}
-    return mark(Votes(checked_message("votes", message), policy))
+    return mark(VotesMark(checked_message("votes", message), policy))
 
 
 def vote_name(message: str) -> str:

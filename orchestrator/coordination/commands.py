@@ -30,6 +30,12 @@ def release(keys: Keys, kind: Kind, name: str, token: str, reason: str) -> Call:
     return "release", [keys.leases], [keys.root, kind.value, name, token, reason]
 
 
+def is_release_of(call: Call, kind: Kind, name: str) -> bool:
+    """Whether a call of :func:`release` is about that name."""
+    _, released_kind, released_name, *_ = call[2]
+    return (released_kind, released_name) == (kind.value, name)
+
+
 def hand_over(keys: Keys, name: str, token: str, candidate: str) -> Call:
     """End an election's term in favour of a candidate that waits."""
     return "hand_over", [keys.leases], [keys.root, name, token, candidate]

@@ -20,7 +20,7 @@ _PAUSE_S: Final = 0.5
 
 
 class LateReleases:
-    """Without it, what a session holds would stay held until the session ends."""
+    """The releases of one backend that are repeated. Without it, a permit would stay held until its owner ends."""
 
     def __init__(self, run: Callable[[Call], Any]) -> None:
         self._run = run
@@ -38,8 +38,8 @@ class LateReleases:
             self._runs_in = os.getpid()
         threading.Thread(target=self._repeat, name="orchestrator-release", daemon=True).start()
 
-    def run_now(self, is_meant: Callable[[Call], bool]) -> None:
-        """Run those that are meant, before something else is asked that they would stand in the way of.
+    def run_now(self, blocks: Callable[[Call], bool]) -> None:
+        """Run the releases that block what is asked next.
 
         Raises:
             BrokerUnavailable: Redis is still away.
@@ -47,9 +47,9 @@ class LateReleases:
         if not self._calls:
             return
         with self._lock:
-            meant = [call for call in self._calls if is_meant(call)]
-        for call in meant:
-            # The thread runs them once more, which changes nothing.
+            blocking = [call for call in self._calls if blocks(call)]
+        for call in blocking:
+            # The thread repeats it, which changes nothing.
             self._run(call)
 
     def _repeat(self) -> None:

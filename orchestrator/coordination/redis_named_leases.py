@@ -105,9 +105,8 @@ class RedisNamedLeases(NamedLeases):
 
     def _ask(self, wanted: Wanted, token: str, left_s: float) -> tuple[Grant | None, int]:
         """Ask once; without a grant, the number of requests before this one."""
-        # Whoever asks again after it has left the block does not hold it, even if Redis was away then.
-        name = [wanted.kind.value, wanted.name]
-        self._late.run_now(lambda call: call[2][1:3] == name)
+        # This process may have released the name while Redis was away: else it would wait for itself.
+        self._late.run_now(lambda call: commands.is_release_of(call, wanted.kind, wanted.name))
         request = wanted.request(token, max(0.0, left_s))
         raw, *values = self._run(commands.acquire(self._store.keys, wanted.kind, wanted.name, request))
         match Status(raw.decode()):

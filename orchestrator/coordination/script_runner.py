@@ -1,4 +1,4 @@
-"""Runs the scripts of one package, and commands, on a connection of its own."""
+"""Runs the scripts of one package, and commands, on a connection of its own; redis-py's client would take longer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.transport.store import Store
 
 
 class ScriptRunner:
-    """The scripts of ``package``, in the Redis behind a store, which is opened when it is first needed."""
+    """Runs the scripts of ``package``. The store is opened when the first of them is run."""
 
     def __init__(self, open_store: Callable[[], Store], package: str) -> None:
         self._open_store = open_store

@@ -48,9 +48,9 @@ class ForkSafeLock:
 
 
 class lazy_property(cached_property[T]):  # noqa: N801 - a decorator, as property is
-    """A ``functools.cached_property`` that a forked child can work out though another thread was doing so.
+    """A ``functools.cached_property`` that a forked child can compute even if another thread was at it in the fork.
 
-    Until Python 3.12 that has a lock, which is held meanwhile, one for all instances of a class.
+    Before Python 3.12 a cached property holds a lock while it computes, one for all instances of the class.
     """
 
     def __init__(self, function: Callable[[Any], T]) -> None:

@@ -213,7 +213,7 @@ class NamedLease:
     def hand_over(self, token: str, to: str, now_ms: int, owners: Owners) -> bool:
         """End a permit in favour of the first request of an owner that waits; ``False``, and no change, without one.
 
-        Repeated, because its answer was lost, it is true again.
+        A repeated call, whose first answer was lost, returns ``True`` again.
         """
         found = self._holder_of(token)
         if found is None:

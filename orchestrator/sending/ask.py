@@ -43,7 +43,7 @@ _REQUEST: Final = check_options(
 
 
 class Asker:
-    """Sends asks for one app."""
+    """Sends the asks of one app's agents."""
 
     def __init__(self, app: Celery, directory: Directory, backend: Callable[[], Backend]) -> None:
         self._app = app
@@ -99,15 +99,16 @@ class Asker:
         fields = _checked_tags(tags, len(asked))
         if not asked:
             return []
-        like: dict[str, tuple[OutgoingMessage, OutgoingMessage]] = {}
+        #: By message, the first request and its reply: the others differ in id and fields only.
+        first_of: dict[str, tuple[OutgoingMessage, OutgoingMessage]] = {}
         requests = []
         for message, tag in zip(asked, fields, strict=True):
             name = message.supervision.message
-            if name not in like:
+            if name not in first_of:
                 supervision = replace(message.supervision, ask=True, on_death="fail" if on_death == "fail" else "")
                 checked_queue_of(self._app, message)
-                like[name] = replace(message, supervision=supervision), self._reply(asker, name)
-            first, reply = like[name]
+                first_of[name] = replace(message, supervision=supervision), self._reply(asker, name)
+            first, reply = first_of[name]
             about = {"id": message.id, "agent": message.supervision.agent, "message": name, "tag": tag}
             ask = AskRequest(message.id, ends_by_s - now_s, reply.with_body(f"reply-{message.id}", [about]))
             requests.append(first.with_body(message.id, message.args, ask))
@@ -152,10 +153,10 @@ class Asker:
 
 
 def _checked_tags(tags: Iterable[Any] | None, count: int) -> list[Any]:
-    """The tags of so many asks, as JSON data.
+    """The tags of ``count`` asks, as JSON data.
 
     Raises:
-        InvalidPolicy: one is no JSON data, or too long; or there are more or fewer.
+        InvalidPolicy: a tag is no JSON data or too long, or there are not ``count`` of them.
     """
     if tags is None:
         return [None] * count

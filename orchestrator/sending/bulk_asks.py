@@ -18,14 +18,12 @@ from orchestrator.sending.publish import library_errors, producer_of
 from orchestrator.sending.reply_text import ReplyText
 from orchestrator.transport.admission.ask_record import SharedRecord
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
+from orchestrator.transport.redis.commands import AskTexts
 from orchestrator.transport.store import Store
 
 #: Asks, and bytes of them, that one script accepts: it holds Redis for about three milliseconds.
 _CHUNK: Final = 100
 _CHUNK_BYTES: Final = 512 * 1024
-
-#: An ask's id, its message, and the text of its reply before and after the outcome.
-_Row = tuple[str, str, str, str]
 
 
 def publish_asks(app: Celery, store: Store, requests: Sequence[OutgoingMessage], hidden: tuple[str, ...]) -> int:
@@ -49,13 +47,13 @@ def publish_asks(app: Celery, store: Store, requests: Sequence[OutgoingMessage],
             template = _template(app, first, hidden, producer, store)
             if template is None or first.ask is None or len(replies) < len(same):
                 return done
-            record = _shared(store, first.ask.timeout_s, replies[0])
+            record = _shared_record(store, first.ask.timeout_s, replies[0])
             names, texts = hidden_in(first, hidden), ReplyText(app, replies[0])
-            rows = (
-                (request.id, render(template, request.id, request.args, names), *texts.parts(reply))
+            asks = (
+                AskTexts(request.id, render(template, request.id, request.args, names), *texts.parts(reply))
                 for request, reply in zip(same, replies, strict=True)
             )
-            for chunk in _chunks(rows):
+            for chunk in _chunks(asks):
                 if not producer.channel.accept_asks(queue_name(first), template.level, record, chunk):
                     return done
                 done += len(chunk)
@@ -73,21 +71,21 @@ def _template(
     return template if template is not None and template.script == "publish" else None
 
 
-def _shared(store: Store, timeout_s: float, reply: OutgoingMessage) -> SharedRecord:
+def _shared_record(store: Store, timeout_s: float, reply: OutgoingMessage) -> SharedRecord:
     timeout_ms, outcome_ms = max(1, to_ms(timeout_s)), to_ms(store.options.outcome_ttl_s)
     level = store.level_of(reply.priority)
     return SharedRecord(timeout_ms, outcome_ms, reply.supervision.agent, queue_name(reply), level)
 
 
-def _chunks(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
-    chunk: list[_Row] = []
+def _chunks(asks: Iterable[AskTexts]) -> Iterator[list[AskTexts]]:
+    chunk: list[AskTexts] = []
     size = 0
-    for row in rows:
-        weight = sum(map(len, row))
+    for ask in asks:
+        weight = sum(map(len, ask))
         if chunk and (len(chunk) >= _CHUNK or size + weight > _CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0
-        chunk.append(row)
+        chunk.append(ask)
         size += weight
     if chunk:
         yield chunk

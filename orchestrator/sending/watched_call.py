@@ -98,10 +98,10 @@ class WatchedCall:
         self.is_accepted = True
         hedges = 0 if self._hedge is None else self._hedge.most - 1
         while True:
-            next_s = self._until
+            read_until = self._until
             if hedges and self._hedge is not None:
-                next_s = min(next_s, monotonic() + self._hedge.after_s)
-            if found := inbox.read(next_s):
+                read_until = min(read_until, monotonic() + self._hedge.after_s)
+            if found := inbox.read(read_until):
                 return self._reply(found[0], ask)
             if monotonic() >= self._until:
                 break

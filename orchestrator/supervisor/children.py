@@ -48,7 +48,7 @@ _ESCAPED_LOOKS_S = (1.0, 10.0, 60.0)
 #: Errors after which a start may succeed later; any other means that the program cannot be run.
 _TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.EADDRINUSE)
 
-#: Whose port must be free when they start.
+#: Kinds whose port on loopback must be free when they start.
 _LISTEN_AT_LOOPBACK = (Kind.REDIS, Kind.FLOWER)
 
 _SIGNALS = {Force.TERM: signal.SIGTERM, Force.QUIT: signal.SIGQUIT}
@@ -114,7 +114,7 @@ class Children:
         try:
             os.makedirs(command.directory, exist_ok=True) if command.kind is Kind.REDIS else None  # noqa: PTH103
             if command.kind in _LISTEN_AT_LOOPBACK and is_listened_at(command.port):
-                # It would be taken for the child, and so for ready.
+                # A probe would take the other server for the child, and report it ready.
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), f"127.0.0.1:{command.port}")
             spawned = spawn(command.arguments, environment, command.directory)
         except OSError as error:
@@ -126,7 +126,8 @@ class Children:
             self._post(Ended(path, run, kind))
             return
         running.pid, running.pipe = spawned.pid, spawned.output
-        running.born, running.started_s, running.started_at = born(spawned.pid), time(), monotonic()
+        running.born = born(spawned.pid)
+        running.started_s, running.started_monotonic_s = time(), monotonic()
         self._by_pid[spawned.pid] = running
         if command.kind is Kind.WORKER:
             own = {name: value for name, value in command.environment.items() if name in files.DIRECTORY_VARIABLES}

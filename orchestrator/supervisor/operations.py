@@ -46,7 +46,7 @@ class Operations:
 
     def run(self, request: Any) -> Table:
         """Answer a request; what is wrong with it is an answer, too."""
-        # What was asked for a moment ago is done first.
+        # An earlier request may have left events; this one is answered from the state after them.
         self._tree.take_events()
         try:
             name = request.get("operation") if isinstance(request, dict) else None
@@ -221,7 +221,7 @@ class Operations:
             alive = node.is_alive
             row |= {
                 "pid": running.pid if alive else None,
-                "for_s": round(monotonic() - running.started_at, 1) if alive else None,
+                "for_s": round(monotonic() - running.started_monotonic_s, 1) if alive else None,
             }
             row["last_end"] = running.ends[-1].text if running.ends else None
         return row

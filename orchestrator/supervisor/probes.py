@@ -115,7 +115,7 @@ class NotifySocket:
 
     @property
     def address(self) -> str:
-        """Where a child process sends to. A longer path than a socket's may be goes by this process' open directory."""
+        """Where a child process sends to; a path too long for a socket goes through this process' open directory."""
         path = str(self._path)
         by_descriptor = f"/proc/{os.getpid()}/fd/{self._directory}/{self._path.name}"
         return path if len(os.fsencode(path)) <= _LONGEST_ADDRESS else by_descriptor

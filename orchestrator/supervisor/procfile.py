@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from orchestrator.supervisor.celery_command import worker_in
@@ -17,7 +17,7 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _OPERATORS = re.compile(r"[;&|<>`\n]|\$\(")
 _SUBSTITUTIONS = re.compile(r"(?<!\\)(`|\$\()")
 
-#: A part in single quotes, one in double quotes, an escaped character, what has none of these, and an open quote.
+#: A part in single quotes, one in double quotes, an escaped character, a bare part, or a quote that nothing closes.
 _PARTS = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^'\"\\]+|.")
 _ESCAPE_OR_VARIABLE = re.compile(rf"\\[$`]|{VARIABLE.pattern}")
 _COMMENT = re.compile(r"\s#")
@@ -51,13 +51,13 @@ class Line:
         command = [_literal(word) for word in words]
         return {"id": self.name, "kind": "process", "command": command, "environment": environment, **more}
 
-    def with_variables(self) -> str:
-        """The parts of the command in which variables are replaced."""
+    def parts_with_variables(self) -> str:
+        """The command without what is in single quotes or escaped: no variable is replaced there."""
         return " ".join(part for part in _PARTS.findall(self.command) if part[0] not in "'\\")
 
 
-def lines(text: str) -> Iterator[tuple[int, str, Line | None]]:
-    """Each line that says something, with its number; ``None`` for one that is no line of a Procfile."""
+def _lines(text: str) -> Iterator[tuple[int, str, Line | None]]:
+    """All lines but blank ones and comments, with number and text; ``None`` for one that is not ``NAME: COMMAND``."""
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()
         if line and not line.startswith("#"):
@@ -71,7 +71,11 @@ def _literal(text: str) -> str:
 
 
 def _expanded(command: str) -> Iterator[str]:
-    """The command with its variables replaced, still in quotes."""
+    """The parts of the command with their variables replaced, still in quotes.
+
+    Raises:
+        ValueError: a part needs a shell; with what is allowed.
+    """
     for part in _PARTS.findall(command):
         if part[0] == '"' and len(part) > 1:
             if _SUBSTITUTIONS.search(part):
@@ -102,10 +106,16 @@ def _bare(found: re.Match[str]) -> str:
     return " ".join(map(shlex.quote, value.split() if stands_alone else [value]))
 
 
-def children(text: str, refuse: Any, warn_of_unset: Any) -> Mapping[str, Any]:
-    """The children of a Procfile; what is wrong is refused by its name, and what is wrong."""
+def children(
+    text: str, refuse: Callable[[str, str, str], None], warn_of_unset: Callable[[str, str], None]
+) -> Mapping[str, Any]:
+    """The children of a Procfile, as a definition has them.
+
+    ``refuse`` is called with the name (or the number) of a line that cannot be run, its text and what is allowed;
+    ``warn_of_unset`` with the name and the text of each other line, for variables that are not set.
+    """
     found = []
-    for number, raw, line in lines(text):
+    for number, raw, line in _lines(text):
         if line is None:
             refuse(f"line {number}", raw, "allowed: name: command")
             continue
@@ -114,5 +124,5 @@ def children(text: str, refuse: Any, warn_of_unset: Any) -> Mapping[str, Any]:
         except ValueError as error:
             refuse(line.name, line.command, f"allowed: {error}")
             continue
-        warn_of_unset(line.name, line.with_variables())
+        warn_of_unset(line.name, line.parts_with_variables())
     return {"children": found}

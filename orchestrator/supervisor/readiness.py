@@ -51,7 +51,8 @@ class Readiness:
         self._others = others
         self._environment_of = environment_of
         self._probing: dict[str, _Probing] = {}
-        #: Apps whose workers have no incarnation: they have no Orchestrator, or another broker than Redis.
+        #: Apps whose workers have no incarnation, so that `health` would never be answered: those without an
+        #: Orchestrator, or with another broker than Redis.
         self.apps_without_health: set[str] = set()
 
     def begin(self, path: str, command: Command, directory: Path) -> dict[str, str]:

@@ -45,9 +45,9 @@ class Running:
     pid: int = 0
     #: The kernel's start time of the process, which with its id names it for ever.
     born: int | None = None
-    #: By the clock, for the record; and by the monotonic one.
+    #: When it was started: in seconds since the epoch, for the record; and by the monotonic clock, for durations.
     started_s: float = 0.0
-    started_at: float = 0.0
+    started_monotonic_s: float = 0.0
     pipe: int = -1
     #: Set once the process has ended; its group may have members then.
     status: int | None = None

@@ -87,9 +87,10 @@ class Client:
             raise NoSupervisor(f"no supervisor runs with {directory}: {error.strerror}") from error
         user = user_of_peer(self._socket)
         if os.getuid() not in (0, user) and user != 0:
-            # Its answers name a directory, in which the app's ledger is read.
+            # Its answers are trusted: they name the directory from which the app, and its ledger, is read.
             self._socket.close()
-            raise NoSupervisor(f"the supervisor in {directory} is of user {user}; allowed: one of user {os.getuid()}")
+            allowed = f"allowed: one that runs as user {os.getuid()}"
+            raise NoSupervisor(f"the supervisor in {directory} runs as user {user}; {allowed}")
         self._file = self._socket.makefile("rb")
 
     def ask(self, **request: Any) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
         code = _run(arguments)
         print(end="", flush=True)
     except BrokenPipeError:
-        # Whoever read the answer has read enough.
+        # The reader, `head` for one, has read enough. Python would report the pipe again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code

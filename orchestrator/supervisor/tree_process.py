@@ -120,7 +120,7 @@ class TreeProcess:
             kill()
 
     def take_events(self) -> None:
-        """See to all that has happened."""
+        """Handle the events that were posted, and those that follow from them."""
         while self._events:
             event = self._events.popleft()
             self.loop.call(partial(self._take, event))

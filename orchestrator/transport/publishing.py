@@ -25,7 +25,7 @@ from orchestrator.transport.letter_draft import LetterDraft
 from orchestrator.transport.mailboxes import MailboxChannel, is_control_reply
 from orchestrator.transport.options import LARGE_BYTES
 from orchestrator.transport.redis import commands
-from orchestrator.transport.redis.commands import Attempt, Call
+from orchestrator.transport.redis.commands import AskTexts, Attempt, Call
 from orchestrator.transport.redis.refusals import RefusesForNow
 
 logger = get_logger(__name__)
@@ -58,7 +58,7 @@ class PublishingChannel(MailboxChannel):
         return self.level(self._get_message_priority(message, reverse=False))
 
     def accept(self, queue: str, level: str, message: str, said: Hashable, batch: PublishBatch | None = None) -> None:
-        """Put a message, as it will lie in Redis, into one step of a mailbox; with ``batch``, when that is sent.
+        """Put a message, as it will lie in Redis, into one level of a mailbox; with ``batch``, when that is sent.
 
         ``said`` identifies the message to its sender. When the reply was lost and the sender publishes the same
         ``said`` again, no second message is added.
@@ -99,10 +99,8 @@ class PublishingChannel(MailboxChannel):
         if type(reply) is list:
             retry_until_room(queue, reply, 1, accepted)
 
-    def accept_asks(
-        self, queue: str, level: str, record: SharedRecord, requests: Sequence[tuple[str, str, str, str]]
-    ) -> bool:
-        """Put the requests of asks into one step of a mailbox, all or none (see :meth:`SharedRecord.call`).
+    def accept_asks(self, queue: str, level: str, record: SharedRecord, requests: Sequence[AskTexts]) -> bool:
+        """Put the requests of asks into one level of a mailbox, all or none.
 
         Returns:
             Whether they were accepted. If not, the mailbox has flow control, which has to be asked for each.
@@ -111,12 +109,12 @@ class PublishingChannel(MailboxChannel):
             redis.exceptions.RedisError: Redis is unreachable, or refused them.
             MessageTooLarge: one is larger than it may be.
         """
-        for _, message, *_rest in requests:
-            if len(message) > self.largest_bytes:
-                self.too_large(queue, len(message))
+        for request in requests:
+            if len(request.message) > self.largest_bytes:
+                self.too_large(queue, len(request.message))
         if queue in self._expires:
             self.wire.run(*self._declaration(queue))
-        said = queue, requests[0][0], len(requests)
+        said = queue, requests[0].id, len(requests)
         return bool(self._once(said, lambda attempt: record.call(self.keys, queue, level, requests, attempt)))
 
     def too_large(self, queue: str, size: int) -> None:

@@ -74,7 +74,7 @@ def _runner(orchestrator: Orchestrator, spec: AgentSpec, handler: HandlerSpec, i
         if kwargs or len(args) != 1 or not isinstance(args[0], dict):
             raise InvalidMessage(message_name(handler.message), ["the body is not one object of fields"])
         message = decode(handler.message, args[0], hidden=orchestrator.settings.redact)
-        context = _context(orchestrator, spec, task.request) if handler.wants_context else None
+        context = _context(orchestrator, spec, task.request) if handler.needs_context else None
         return spec.call(instance.get(), handler, message, context)
 
     handle.__name__ = handler.method

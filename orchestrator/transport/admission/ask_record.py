@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.transport.redis import commands
-from orchestrator.transport.redis.commands import Attempt, Call
+from orchestrator.transport.redis.commands import AskTexts, Attempt, Call
 
 #: The kind of a record that is one more copy of an open ask's request.
 HEDGE: Final = "hedge"
@@ -123,17 +123,12 @@ class SharedRecord:
     timeout_ms: int
     outcome_ms: int
     asker: str
-    #: The mailbox of the asker, and the step of it that replies go to.
+    #: The mailbox of the asker, and the level of it that replies go to.
     queue: str
     level: str
 
-    def call(
-        self, keys: Keys, queue: str, level: str, requests: Sequence[tuple[str, str, str, str]], attempt: Attempt
-    ) -> Call:
-        """The call that accepts requests: of each its id, its message, and the reply before its outcome and after it.
-
-        If the mailbox has flow control, it accepts none.
-        """
+    def call(self, keys: Keys, queue: str, level: str, requests: Sequence[AskTexts], attempt: Attempt) -> Call:
+        """The script call that accepts the requests, or none of them if the mailbox has flow control."""
         reply = MailReply(self.asker, self.queue, self.level, "", "").fields(keys)
         fields = {"group": GROUP, "timeout_ms": self.timeout_ms, "outcome_ms": self.outcome_ms, **reply}
         del fields["before"], fields["after"]

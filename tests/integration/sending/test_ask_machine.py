@@ -18,7 +18,7 @@ from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.admission.ask_record import AskRecord, MailReply, SharedRecord
 from orchestrator.transport.redis import commands
-from orchestrator.transport.redis.commands import Attempt
+from orchestrator.transport.redis.commands import AskTexts, Attempt
 from tests.support.mailbox_machine import LEVELS, QUEUE, TTL_MS, MailboxMachine, message
 
 BEGIN_MS = 10_000_000
@@ -93,7 +93,9 @@ class Asks(MailboxMachine):
     @rule(timeout_ms=st.sampled_from([100, 5000]), count=st.integers(1, 4), repeats=st.booleans())
     def ask_many(self, timeout_ms: int, count: int, repeats: bool) -> None:
         numbers = [f"a{len(self.asks) + at}" for at in range(count)]
-        requests = [(one, message(one), f'{{"headers": {{}}, "id": "{one}", "body": "', '"}') for one in numbers]
+        requests = [
+            AskTexts(one, message(one), f'{{"headers": {{}}, "id": "{one}", "body": "', '"}') for one in numbers
+        ]
         self.publishes += 1
         attempt = Attempt("test:publishes", f"{self.publishes:016x}x")
         call = SharedRecord(timeout_ms, TTL_MS, ASKER, ASKER, "0").call(self.keys, QUEUE, "0", requests, attempt)

@@ -257,7 +257,10 @@ def test_the_supervisor_of_another_user_is_not_asked(tmp_path):
             os._exit(0)
         os.read(asked, 1)
         try:
-            with asking_as(65534), pytest.raises(NoSupervisor, match="is of user 65533; allowed: one of user 65534"):
+            with (
+                asking_as(65534),
+                pytest.raises(NoSupervisor, match="runs as user 65533; allowed: one that runs as user 65534"),
+            ):
                 Client(tmp_path)
         finally:
             os.kill(server_process, signal.SIGKILL)

@@ -50,7 +50,7 @@ def test_a_declaration_says_what_each_handler_wants() -> None:
     spec = inspect_agent(Good)
     assert (spec.name, spec.queue, spec.policy.on_error) == ("good", "good", OnError.LOG)
     assert spec.policy.retry == Retry(max_retries=7)
-    assert {n: (h.method, h.policy.retry, h.wants_context) for n, h in spec.handlers.items()} == {
+    assert {n: (h.method, h.policy.retry, h.takes_context) for n, h in spec.handlers.items()} == {
         "Ping": ("ping", None, False),
         "Pong": ("pong", Retry(max_retries=1), True),
     }

@@ -34,8 +34,8 @@ def test_a_method_votes_on_a_message_and_another_handles_it() -> None:
     spec = inspect_agent(Node)
     assert set(spec.handlers) == {"vote_on_Scale", "Scale", "on_decision"}
     vote = spec.handlers["vote_on_Scale"]
-    assert (vote.is_vote, vote.message, vote.wants_context, vote.policy.timeout_s) == (True, Scale, True, 3)
-    assert not spec.handlers["on_decision"].wants_context
+    assert (vote.is_vote, vote.message, vote.takes_context, vote.policy.timeout_s) == (True, Scale, True, 3)
+    assert not spec.handlers["on_decision"].takes_context
 
 
 def test_a_handler_that_is_called_on_decision_and_has_nothing_to_do_with_votes_stays_one() -> None:

@@ -51,7 +51,7 @@ if held and held.o == owner and held.e == entry then
   leave_line(work, token)
   if not reentrant then return with_events({'held'}) end
   if held.t > 0 then
-    -- What sleeps on it asks again within a second, and finds that it holds it.
+    -- The request that was granted it still sleeps. It asks again within a second, and gets the same grant.
     held.t = 0
     redis.call('DEL', root .. 'wake:' .. held.k[1])
   end

@@ -1,6 +1,6 @@
 -- Gives a resource of a pool back for its owner.
 -- KEYS: leases. ARGV: root, name, resource, owner, entry of the attempt or ''.
--- Returns 1; 0 if the owner does not hold the resource, or not any more: its limit had passed.
+-- Returns 1; 0 if the owner does not hold the resource, or held it until its limit passed.
 -- Costs: at most 1,000 holders, which is how many resources a pool may have, and 100 tickets.
 --- @include "named_leases"
 local root, name, resource, owner, entry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]

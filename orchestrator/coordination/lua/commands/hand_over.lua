@@ -1,6 +1,7 @@
 -- Ends an election's term in favour of the first request of a candidate.
 -- KEYS: leases. ARGV: root, name, token, the candidate's incarnation or session.
--- Returns {'ended', fence of the term}, also if it is repeated because that was lost, {'not held'}, or {'no candidate'} who waits: then nothing has changed.
+-- Returns {'ended', fence of the term}, again if the call is repeated; {'not held'}; or {'no candidate'} if that candidate does not wait.
+-- Of the last two, nothing has changed.
 -- Costs: at most 100 tickets.
 --- @include "named_leases"
 local root, name, token, candidate = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

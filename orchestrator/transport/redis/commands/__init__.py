@@ -16,6 +16,7 @@ from orchestrator.transport.redis.commands.accepting import (
     request,
 )
 from orchestrator.transport.redis.commands.asking import (
+    AskTexts,
     ask,
     ask_many,
     begin_wait,
@@ -85,6 +86,7 @@ __all__ = [
     "FENCE_REASON_AT",
     "LEDGER_AT",
     "MESSAGE_AT",
+    "AskTexts",
     "Attempt",
     "Call",
     "accept",

@@ -31,9 +31,9 @@ def publish(
     to_existing: bool = False,
     attempt: Attempt | None = None,
 ) -> Call:
-    """Accept messages into a step of a mailbox; the longest the step may become is ``limit``, if not 0.
+    """Accept messages into a level of a mailbox; the longest the level may become is ``limit``, if not 0.
 
-    With ``to_existing``, drop them if there is no such step.
+    With ``to_existing``, drop them if there is no such level.
     """
     most = -1 if to_existing else limit
     if attempt is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.core.keys import Keys
 from orchestrator.transport.redis.commands.call import Attempt, Call, flat
@@ -43,20 +43,30 @@ def ask(
     return "ask", names, [message, delivery, ask_id, attempt.token, kind, in_flight, wait_ms, *flat(fields)]
 
 
+class AskTexts(NamedTuple):
+    """One of many asks, as the script gets it."""
+
+    #: Of the ask, and of its delivery.
+    id: str
+    message: str
+    #: The text of the reply before the outcome, and after it.
+    before: str
+    after: str
+
+
 def ask_many(
     keys: Keys,
     queue: str,
     level: str,
-    requests: Iterable[tuple[str, str, str, str]],
+    requests: Iterable[AskTexts],
     *,
     fields: Mapping[str, Any],
     timeout_ms: int,
     attempt: Attempt,
 ) -> Call:
-    """Accept requests of asks in one step, unless the mailbox has flow control.
+    """Accept the requests of asks, all or none; none if the mailbox has flow control.
 
-    Of each its id, which is that of its ask too, its message, and the text of the reply before and after the outcome;
-    the ``fields`` are those that the records of all share.
+    ``fields`` are those that the records of all asks share.
     """
     names = [keys.stream(queue, level), keys.ledger(queue), keys.timers, keys.calls(queue), attempt.key]
     shared = flat(fields)

@@ -1,8 +1,8 @@
 -- Accepts the requests of asks of one asker, whose replies are messages, as ask.lua accepts one.
 -- KEYS: stream, ledger, timers, counters of calls, hash of last publishes.
--- ARGV: root, token of the publish (see publish_dedup.py), ms after which they time out, number of the names and values of the asks'
--- records that all share, those, then for each: the delivery's id, which is the ask's too, its message, the text of the reply before
--- and after the outcome.
+-- ARGV: root, token of the publish (see publish_dedup.py), ms after which they time out, how many names and values follow that the
+-- records of all asks have, these names and values; then of each ask its id, which is its delivery's too, its message, and the text of
+-- the reply before the outcome and after it.
 -- Returns how many were accepted: 0 if the mailbox has flow control, which ask.lua asks for each. A repeated call accepts nothing, and
 -- returns their number again.
 -- Costs: about 25 µs for each and what they weigh; callers bound both.
@@ -12,7 +12,7 @@ local root, token, timeout_ms, shared = ARGV[1], ARGV[2], tonumber(ARGV[3]), ton
 local FIRST_SHARED, PER_ASK = 5, 4
 local first = FIRST_SHARED + shared
 local count = (#ARGV - first + 1) / PER_ASK
--- As is_repeated_publish() in mailbox_entry.lua.
+-- As is_repeated_publish() and flow_of() of mailbox_entry.lua, without what else that part defines.
 local connection = token:sub(1, 16)
 local last = redis.call('HGET', publishes, connection)
 if last == token then return count end

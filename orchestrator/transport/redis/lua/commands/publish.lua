@@ -1,4 +1,4 @@
--- Accepts messages into one step of a mailbox.
+-- Accepts messages into one level of a mailbox.
 -- KEYS: stream, ledger, and for a single message the hash of last publishes.
 -- ARGV: longest allowed (0: no bound; -1: none, and nothing is accepted if the stream is not there), token of the publish (see
 -- publish_dedup.py), messages…

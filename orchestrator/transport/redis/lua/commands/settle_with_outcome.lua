@@ -1,6 +1,6 @@
 -- Ends one delivery and records its outcome for those that wait for it.
--- KEYS: stream, ledger, outcome. ARGV: group, entry id, counter, outcome as JSON, ms to keep it; for the
--- breaker `slow` if it was handled slowly, or why it is dead, and behind a line's end the host that sent it.
+-- KEYS: stream, ledger, outcome. ARGV: group, entry id, counter, outcome as JSON, ms to keep it, and for the breaker: `slow` if it was
+-- handled slowly; if it is dead its reason, and after a newline the host that sent it.
 -- Returns 1; 0 if the entry is no longer pending, which counts as duplicated.
 -- Costs: at most seven commands; with outcome hooks, what they send.
 --- @include "mailbox_entry"
@@ -21,7 +21,7 @@ if found == 0 then return 1 end
 --- @include "outcome_hooks"
 
 run_outcome_hooks(outcome_key, counter, ttl_ms, outcome)
--- A step of a workflow, for one, whose mailbox has no flow control.
+-- Only one of the two was there: the hooks, as of a step of a workflow. Without flow control the rest is not even defined.
 if found == 1 and redis.call('EXISTS', flow) == 0 then return with_events(1) end
 
 --- @include "breaker"

@@ -3,6 +3,7 @@
 --- @include "broadcasts"
 -- The end of a copy of a broadcast, and compensations of copies; part of broadcasts.lua.
 
+-- The message that undoes a copy, and what send_compensation() takes besides; nil if the sender gave none for it.
 broadcasts.compensation = function(group, root, nonce, member)
   local c = read_json(member)
   local text = c and redis.call('HGET', group, 'text:' .. tostring(c[1]))
@@ -26,19 +27,19 @@ end
 -- One copy of a broadcast has ended. The first one that dies has all handled copies compensated; a copy that is handled later is
 -- compensated then. The last one to end ends the group.
 broadcasts.member_ended = function(hooks, group, member, ended)
-  local f = redis.call('HMGET', group, 'root', 'nonce', 'failed')
-  if not f[1] then return end
+  local root, nonce, failed = unpack(redis.call('HMGET', group, 'root', 'nonce', 'failed'))
+  if not root then return end
   local handled = group .. ':handled'
   if ended == 'handled' then
-    if f[3] then broadcasts.compensate(group, f[1], f[2], member) else redis.call('RPUSH', handled, member) end
+    if failed then broadcasts.compensate(group, root, nonce, member) else redis.call('RPUSH', handled, member) end
   end
   if ended == 'dead' then
-    local text, of = broadcasts.compensation(group, f[1], f[2], member)
+    local text, of = broadcasts.compensation(group, root, nonce, member)
     if text then redis.call('HSET', hooks, 'undo', text, 'undo_of', cjson.encode(of)) end
   end
-  if ended ~= 'handled' and not f[3] then
+  if ended ~= 'handled' and not failed then
     redis.call('HSET', group, 'failed', 1)
-    for _, other in ipairs(redis.call('LRANGE', handled, 0, -1)) do broadcasts.compensate(group, f[1], f[2], other) end
+    for _, other in ipairs(redis.call('LRANGE', handled, 0, -1)) do broadcasts.compensate(group, root, nonce, other) end
     redis.call('DEL', handled)
   end
   if redis.call('HINCRBY', group, 'pending', -1) <= 0 then redis.call('DEL', group, handled) end

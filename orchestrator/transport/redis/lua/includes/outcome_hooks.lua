@@ -21,52 +21,54 @@
 --   ask                 the ask that it is a request of
 --   ballot              whose vote it is, and in which ballot
 run_outcome_hooks = function(key, ended, ttl_ms, outcome)
-  local beside = hooks_of(key)
-  local f = redis.call('HMGET', beside, 'idempotency', 'idempotency_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of',
-    'run', 'step', 'expand', 'schedule', 'pauses', 'ask', 'ballot', 'replayed')
-  if f[1] then
-    redis.call('PEXPIRE', key, math.max(tonumber(ttl_ms), tonumber(f[2])))
-    redis.call('PEXPIRE', f[1], f[2])
-    redis.call('PEXPIRE', beside, f[2])
+  local hooks = hooks_of(key)
+  local idempotency_key, idempotency_ms, group, member, cancelling, undo, undo_of, run_key, step, expand, schedule, pauses, ask, ballot,
+    replayed =
+    unpack(redis.call('HMGET', hooks, 'idempotency', 'idempotency_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of', 'run',
+      'step', 'expand', 'schedule', 'pauses', 'ask', 'ballot', 'replayed'))
+  if idempotency_key then
+    redis.call('PEXPIRE', key, math.max(tonumber(ttl_ms), tonumber(idempotency_ms)))
+    redis.call('PEXPIRE', idempotency_key, idempotency_ms)
+    redis.call('PEXPIRE', hooks, idempotency_ms)
   end
-  if f[5] then
-    redis.call('HDEL', beside, 'cancel', 'cancelling')
-    redis.call('SREM', f[5], key)
+  if cancelling then
+    redis.call('HDEL', hooks, 'cancel', 'cancelling')
+    redis.call('SREM', cancelling, key)
   end
-  if f[3] then
-    redis.call('HDEL', beside, 'group', 'member')
-    broadcasts.member_ended(beside, f[3], f[4], ended)
-  elseif f[6] and ended ~= 'dead' then
-    redis.call('HDEL', beside, 'undo', 'undo_of')
-    if ended == 'handled' then broadcasts.send_compensation(f[6], read_json(f[7])) end
+  if group then
+    redis.call('HDEL', hooks, 'group', 'member')
+    broadcasts.member_ended(hooks, group, member, ended)
+  elseif undo and ended ~= 'dead' then
+    redis.call('HDEL', hooks, 'undo', 'undo_of')
+    if ended == 'handled' then broadcasts.send_compensation(undo, read_json(undo_of)) end
   end
-  if f[8] then
+  if run_key then
     if ended == 'dead' then
-      redis.call('HDEL', beside, 'replayed')
-      redis.call('PEXPIRE', beside, runs.DEAD_MS)
+      redis.call('HDEL', hooks, 'replayed')
+      redis.call('PEXPIRE', hooks, runs.DEAD_MS)
     else
-      redis.call('HDEL', beside, 'run', 'step', 'expand', 'waits', 'replayed')
+      redis.call('HDEL', hooks, 'run', 'step', 'expand', 'waits', 'replayed')
     end
-    local run = runs.open(f[8])
+    local run = runs.open(run_key)
     if run then
-      local map = f[15] and f[9]:match('^(%d+)%.')
+      local map = replayed and step:match('^(%d+)%.')
       if map then redis.call('HINCRBY', run.key, 'replayed:' .. map, -1) end
-      if not f[10] or ended ~= 'handled' or not runs.expand(run, f[9], outcome) then
-        runs.step_ended(run, f[9], ended, outcome)
+      if not expand or ended ~= 'handled' or not runs.expand(run, step, outcome) then
+        runs.step_ended(run, step, ended, outcome)
       end
       runs.close(run)
     end
   end
-  if f[11] then
-    redis.call('HDEL', beside, 'schedule', 'pauses')
-    schedules.fire_ended(f[11], key:match('orc:outcome:(.*)$'), ended, f[12])
+  if schedule then
+    redis.call('HDEL', hooks, 'schedule', 'pauses')
+    schedules.fire_ended(schedule, key:match('orc:outcome:(.*)$'), ended, pauses)
   end
-  if f[13] then
-    redis.call('HDEL', beside, 'ask')
-    asks.finish(f[13], ended, outcome, key:match('orc:outcome:(.*)$'))
+  if ask then
+    redis.call('HDEL', hooks, 'ask')
+    asks.finish(ask, ended, outcome, key:match('orc:outcome:(.*)$'))
   end
-  if f[14] then
-    redis.call('HDEL', beside, 'ballot')
-    ballots.copy_ended(f[14], ended, outcome)
+  if ballot then
+    redis.call('HDEL', hooks, 'ballot')
+    ballots.copy_ended(ballot, ended, outcome)
   end
 end

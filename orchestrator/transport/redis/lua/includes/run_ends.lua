@@ -1,6 +1,6 @@
 --- @include "mailbox_entry"
 --- @include "runs"
--- What an end of a step needs that fails, parks another one, or is the last of its run; part of runs.lua.
+-- What most ends of a step do not need, but failures, joins, pauses, and the start and the end of a run do; part of runs.lua.
 
 runs.clear_state = function(r, step)
   r.states[step] = ''

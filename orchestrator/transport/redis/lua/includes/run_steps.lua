@@ -1,6 +1,6 @@
 --- @include "mailbox_entry"
 --- @include "runs"
--- Runs of workflows: what the end of a step and what it releases need; part of runs.lua.
+-- Runs of workflows: what each end of a step, and the sends that it releases, need; part of runs.lua.
 
 -- Steps that one script deals with, and the bytes of a message that count as one more.
 runs.BUDGET = 120
@@ -27,13 +27,16 @@ runs.DEAD_MS = 2592000000
 -- When a message is due that is held by a pause: the year 9999.
 runs.NEVER_MS = 253402300800000
 
+-- A run as one script works on it; nil if Redis does not have it, or its plan is still being written. `states` and `counted` are what was
+-- read, `counts` and `work` what runs.close is to write, `left` the rest of the script's budget.
 runs.open = function(key)
-  local f = redis.call('HMGET', key, 'state', 'paused', 'on_failure', 'nonce', 'root', 'group', 'outcome_ttl_ms',
-    'id_json', 'ended_ms', 'held', 'open', 'failures')
-  if not f[1] or f[1] == 'writing' then return nil end
-  return {key = key, state = f[1], paused = f[2] == '1', on_failure = f[3], nonce = f[4], root = f[5], group = f[6],
-    ttl_ms = f[7], id = f[8], over = f[9], held = f[10], uid = key:sub(#f[5] + 5), counts = {}, work = {}, plans = {}, texts = {},
-    states = {}, counted = {open = tonumber(f[11] or 0), failures = tonumber(f[12] or 0)}, left = runs.BUDGET}
+  local state, paused, on_failure, nonce, root, group, ttl_ms, id, ended_ms, held, open, failures =
+    unpack(redis.call('HMGET', key, 'state', 'paused', 'on_failure', 'nonce', 'root', 'group', 'outcome_ttl_ms', 'id_json', 'ended_ms',
+      'held', 'open', 'failures'))
+  if not state or state == 'writing' then return nil end
+  return {key = key, state = state, paused = paused == '1', on_failure = on_failure, nonce = nonce, root = root, group = group,
+    ttl_ms = ttl_ms, id = id, over = ended_ms, held = held, uid = key:sub(#root + 5), counts = {}, work = {}, plans = {}, texts = {},
+    states = {}, counted = {open = tonumber(open or 0), failures = tonumber(failures or 0)}, left = runs.BUDGET}
 end
 
 runs.plan = function(r, step)
@@ -55,7 +58,7 @@ runs.count = function(r, name, by)
   r.counts[name] = (r.counts[name] or 0) + by
 end
 
--- Read once in a script, which alone writes it meanwhile.
+-- A step's state. It is read once: nothing else writes it while the script runs.
 runs.state = function(r, step)
   local state = r.states[step]
   if not state then
@@ -70,7 +73,7 @@ runs.set_state = function(r, step, state)
   redis.call('HSET', r.key .. ':states', step, state)
 end
 
--- A count as it is now.
+-- A count as it is now: what Redis has, and what this script has yet to add.
 runs.count_of = function(r, name)
   local written = r.counted[name]
   if not written then
