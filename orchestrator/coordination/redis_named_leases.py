@@ -6,6 +6,7 @@ import json
 import os
 import random
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
@@ -58,6 +59,9 @@ _LISTED: Final = 100
 #: For how long it is remembered which term was last announced: longer than an election's terms are.
 _ANNOUNCED_S: Final = 15 * 86_400
 
+#: Releases that are remembered: more than a failover of Redis can lose of one process.
+_REMEMBERED: Final = 1000
+
 #: Names that one script reads.
 _PAGE: Final = 50
 
@@ -70,6 +74,8 @@ class RedisNamedLeases(NamedLeases):
         runner = ScriptRunner(open_store, _PACKAGE)
         self._run, self._call = runner.run, runner.call
         self._late = LateReleases(self._run_release)
+        #: Tokens of the requests that this process has released last, the oldest first.
+        self._released: OrderedDict[str, None] = OrderedDict()
 
     @property
     def _store(self) -> Store:
@@ -112,6 +118,10 @@ class RedisNamedLeases(NamedLeases):
         match Status(raw.decode()):
             case Status.GRANTED:
                 fence, since_ms, resource, is_new = values
+                if wanted.reentrant and not is_new and self._release_again(wanted):
+                    # It has entered what is held by mistake, with an old fence.
+                    self._run_release(commands.release(self._store.keys, wanted.kind, wanted.name, token, NOT_TAKEN))
+                    return self._ask(wanted, token, left_s)
                 grant = self._granted(wanted, token, fence, since_ms, resource.decode())
                 if is_new:
                     kind, owner = wanted.kind.value, wanted.owner.id
@@ -123,8 +133,21 @@ class RedisNamedLeases(NamedLeases):
                 raise wanted.refusal(Status.TAKEN, holder=values[2].decode())
             case Status.DIFFERS:
                 raise wanted.refusal(Status.DIFFERS, stored=values[0].decode())
+            case Status.HELD if self._release_again(wanted):
+                return self._ask(wanted, token, left_s)
             case status:
                 raise wanted.refusal(status)
+
+    def _release_again(self, wanted: Wanted) -> bool:
+        """Release what this owner has released and Redis has forgotten in a failover; returns whether there was any."""
+        state, owner = self.read(wanted.kind, wanted.name), wanted.owner
+        held = (
+            [] if state is None else [one for one in state.holders if (one.owner, one.entry) == (owner.id, owner.entry)]
+        )
+        forgotten = [token for one in held for token in one.tokens if token in self._released]
+        for token in forgotten:
+            self._run_release(commands.release(self._store.keys, wanted.kind, wanted.name, token, "released"))
+        return bool(forgotten)
 
     @staticmethod
     def _granted(wanted: Wanted, token: str, fence: int | str, since_ms: int | str, resource: str) -> Grant:
@@ -165,6 +188,9 @@ class RedisNamedLeases(NamedLeases):
 
     def _release(self, kind: Kind, name: str, token: str, reason: str) -> bool:
         call = commands.release(self._store.keys, kind, name, token, reason)
+        self._released[token] = None
+        if len(self._released) > _REMEMBERED:
+            self._released.popitem(last=False)
         try:
             return self._run_release(call)
         except BrokerUnavailable:
