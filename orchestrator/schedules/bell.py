@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import threading
 from time import monotonic
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from orchestrator.core.log import get_logger
+from orchestrator.transport.redis.readable import is_readable
 
 logger = get_logger(__name__)
 
@@ -36,8 +36,7 @@ class Bell:
             self._stopped.wait(wait_s)
             return
         try:
-            # Not `can_read()`, which takes what is not there for something to read.
-            while select.select([connection._sock], [], [], wait_s)[0]:
+            while is_readable(connection, wait_s):
                 connection.read_response(push_request=True)
                 wait_s = 0
         except (RedisError, OSError, ValueError):

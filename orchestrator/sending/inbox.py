@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import select
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, Protocol, Self
@@ -16,9 +15,10 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.outcome import Outcome, from_wire
 from orchestrator.transport.redis.patience import SLICE_S, outlast
+from orchestrator.transport.redis.readable import is_readable
 from orchestrator.transport.store import Store
 
-#: Shortest wait for a reply: also what is there already takes a moment to come.
+#: Shortest wait for a reply: one that Redis has already still takes a moment to arrive.
 _LEAST_S: Final = 0.01
 
 
@@ -26,7 +26,9 @@ class Inbox(Protocol):
     """What an asker waits for; ``with`` closes it."""
 
     def read(self, until: float) -> list[tuple[str, Outcome | None]]:
-        """The next outcomes, each with the label of its ask; waits for the first until then, by the monotonic clock.
+        """The next outcomes, each with the label of its ask; empty if none came in time.
+
+        Waits for the first until ``until``, in seconds of the monotonic clock.
 
         ``None`` stands for a time-out that a sweep has noticed before the asker.
 
@@ -76,8 +78,7 @@ class RedisInbox:
                 self._waiting.send_command("XREAD", "BLOCK", to_ms(SLICE_S), "STREAMS", key, self._last)
             if self._waiting._sock is None:
                 raise RedisConnectionError("closed meanwhile")
-            # Not `can_read()`, which takes what is not there for something to read.
-            if not select.select([self._waiting._sock], [], [], max(_LEAST_S, until - monotonic()))[0]:
+            if not is_readable(self._waiting, max(_LEAST_S, until - monotonic())):
                 return []
             found = self._waiting.read_response()
         except BaseException:
