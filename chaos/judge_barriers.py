@@ -14,7 +14,7 @@ from orchestrator.deadletters.letter import DeadLetter
 
 _SKEW_MS = 50
 
-#: A party that was struck while it waited says nothing more: so long after it had arrived, at most, in ms.
+#: A party that is struck while it waits writes nothing more. Longest time from its arrival to the strike, in ms.
 _STRUCK_MS = 30_000
 
 #: The rows that are read here.
@@ -28,7 +28,7 @@ class BarriersVerdict:
     """The figures and the violations of barriers."""
 
     generations: int = 0
-    #: Generations that did without a party that had died.
+    #: Generations that went on without a party that had died.
     shrunk: int = 0
     violations: tuple[str, ...] = ()
 
@@ -37,7 +37,7 @@ class BarriersVerdict:
 class _Generation:
     """One generation: what is on record, and what the witness saw."""
 
-    #: Why it is broken, or '' if it has tripped; each time that it ended.
+    #: When it ended, in ms, and why it broke, or '' if it tripped. There should be one.
     ends: list[tuple[int, str]] = field(default_factory=list)
     #: Parties that it did without, and why.
     gone: dict[str, str] = field(default_factory=dict)
@@ -54,11 +54,11 @@ def judge_barriers(rows: Sequence[Row], record: Sequence[Recorded], letters: Seq
     """The verdict on all generations."""
     generations, violations = _read(rows, record)
     stops = Stops(rows)
-    unanswered = _unanswered(rows)
+    uncertain = _uncertain(rows)
     for (name, number), one in generations.items():
-        problems = (*_end_problems(name, number, one, stops), *_party_problems(name, one, unanswered))
+        problems = (*_end_problems(name, number, one, stops), *_party_problems(name, one, uncertain))
         violations += [f"barrier {name}, generation {number}: {problem}" for problem in problems]
-    violations += _told_problems(rows, generations)
+    violations += _reported_problems(rows, generations)
     violations += _waiting_problems(rows, stops)
     violations += _message_problems(rows, generations, letters)
     ended = sum(bool(one.ends) for one in generations.values())
@@ -66,7 +66,7 @@ def judge_barriers(rows: Sequence[Row], record: Sequence[Recorded], letters: Seq
 
 
 def _read(rows: Sequence[Row], record: Sequence[Recorded]) -> tuple[dict[_Key, _Generation], list[str]]:
-    """All generations, and whether their numbers grow."""
+    """All generations, and what is wrong with the order of their ends."""
     generations: dict[_Key, _Generation] = defaultdict(_Generation)
     last: dict[str, int] = defaultdict(int)
     problems = []
@@ -95,8 +95,8 @@ def _key(row: Row) -> _Key:
     return str(row.note["barrier"]), int(row.note["generation"])
 
 
-def _unanswered(rows: Sequence[Row]) -> list[Row]:
-    """Arrivals of which nobody knows whether Redis has counted them."""
+def _uncertain(rows: Sequence[Row]) -> list[Row]:
+    """Arrivals that were asked for without an answer: Redis may have counted them."""
     asked: dict[tuple[int, str, str], Row] = {}
     lost = []
     for row in rows:
@@ -110,7 +110,7 @@ def _unanswered(rows: Sequence[Row]) -> list[Row]:
 
 
 def _end_problems(name: str, number: int, one: _Generation, stops: Stops) -> Iterator[str]:
-    """It ends once, and if it breaks, then for a reason that is there."""
+    """It ends once; if it breaks, something has happened that its reason names."""
     if len(one.ends) != 1:
         yield f"has ended {len(one.ends)} times"
         return
@@ -135,7 +135,7 @@ def _end_problems(name: str, number: int, one: _Generation, stops: Stops) -> Ite
                 yield f"broke by a death ({reason}), and nobody was struck"
 
 
-def _party_problems(name: str, one: _Generation, unanswered: Sequence[Row]) -> Iterator[str]:
+def _party_problems(name: str, one: _Generation, uncertain: Sequence[Row]) -> Iterator[str]:
     """It trips when all parties have arrived, neither before nor after."""
     there = one.parties | one.gone.keys()
     if len(there) > PARTIES:
@@ -144,28 +144,28 @@ def _party_problems(name: str, one: _Generation, unanswered: Sequence[Row]) -> I
         yield f"has shrunk: {one.gone}"
     if len(one.ends) == 1 and one.ends[0][1] == "":
         until_ms = one.ends[0][0] + _SKEW_MS
-        maybe = {str(row.note["party"]) for row in unanswered if row.note["barrier"] == name and row.at_ms <= until_ms}
+        maybe = {str(row.note["party"]) for row in uncertain if row.note["barrier"] == name and row.at_ms <= until_ms}
         if len(there | maybe) < PARTIES:
             yield f"has tripped with {len(there)} of {PARTIES} parties"
 
 
-def _told_problems(rows: Sequence[Row], generations: dict[_Key, _Generation]) -> Iterator[str]:
-    """A party that waits is told what is on record, and not before it is."""
+def _reported_problems(rows: Sequence[Row], generations: dict[_Key, _Generation]) -> Iterator[str]:
+    """A party gets the end that is on record, and not before it is recorded."""
     for row in rows:
         if row.what not in ("passed", "broke off", "refused"):
             continue
         one, party = generations[_key(row)], str(row.note["party"])
-        told = str(row.note.get("reason", ""))
+        reported = str(row.note.get("reason", ""))
         on_record = {reason for at_ms, reason in one.ends if at_ms <= row.at_ms + _SKEW_MS}
         on_record |= {why for lost, why in one.gone.items() if lost == party}
-        if told not in on_record:
+        if reported not in on_record:
             name, number = _key(row)
             known = ", ".join(sorted(reason or "tripped" for reason in on_record)) or "nothing"
-            yield f"barrier {name}, generation {number}: {party} was told {told or 'tripped'}, on record is {known}"
+            yield f"barrier {name}, generation {number}: {party} was told {reported or 'tripped'}, on record is {known}"
 
 
 def _waiting_problems(rows: Sequence[Row], stops: Stops) -> Iterator[str]:
-    """Nobody waits for ever: whoever waits is told something, unless it is killed."""
+    """Nobody waits for ever: each wait ends, unless its process is struck."""
     waits: dict[tuple[int, str, str], Row] = {}
     for row in rows:
         who = row.pid, str(row.note.get("barrier")), str(row.note.get("party"))
@@ -183,10 +183,10 @@ def _message_problems(
     rows: Sequence[Row], generations: dict[_Key, _Generation], letters: Sequence[DeadLetter]
 ) -> Iterator[str]:
     """Of each message that a party has left, one is sent, the right one, and it is handled."""
-    told: dict[str, set[bool]] = defaultdict(set)
+    handled: dict[str, set[bool]] = defaultdict(set)
     for row in rows:
         if row.what == "mustered":
-            told[str(row.note["delivery"])].add(bool(row.note["tripped"]))
+            handled[str(row.note["delivery"])].add(bool(row.note["tripped"]))
     lettered = {letter.delivery_id for letter in letters if letter.queue == MUSTER}
     sent = Counter(delivery for one in generations.values() for all_ in one.sent.values() for delivery in all_)
     for (name, number), one in generations.items():
@@ -196,9 +196,9 @@ def _message_problems(
                 yield f"{where}: {party} has left a message, and {len(one.sent.get(party, ()))} were sent"
         has_tripped = {reason == "" for _, reason in one.ends}
         for delivery in (delivery for all_ in one.sent.values() for delivery in all_):
-            if not told[delivery] and delivery not in lettered:
+            if not handled[delivery] and delivery not in lettered:
                 yield f"{where}: message {delivery} was sent, and never handled"
-            elif not told[delivery] <= has_tripped:
-                yield f"{where}: message {delivery} says tripped={sorted(told[delivery])}"
-    for delivery in told.keys() - sent.keys():
+            elif not handled[delivery] <= has_tripped:
+                yield f"{where}: message {delivery} says tripped={sorted(handled[delivery])}"
+    for delivery in handled.keys() - sent.keys():
         yield f"barriers: message {delivery} was handled, and never sent"

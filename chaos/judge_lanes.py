@@ -28,7 +28,7 @@ class LanesVerdict:
 class _Execution:
     tenant: str
     delivery: str
-    #: A time, in ms, and the place of its row among those of that time.
+    #: When, in ms, and the place of its row, which orders rows of one time.
     begun: tuple[int, int]
     #: When it was over, or its process was killed; ``None`` if neither is known.
     ended: tuple[int, int] | None

@@ -1,4 +1,4 @@
-"""Lanes under chaos: an agent of which only so many messages of a tenant run at a time, over all workers."""
+"""Lanes under chaos: an agent that runs at most LIMIT messages of a tenant at a time, over all workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TENANTS: Final = ("east", "west")
 
 
 class Fetch(Message):
-    """Takes a while, after it has failed this often."""
+    """Takes ``nap_s`` seconds; its first ``failures`` attempts fail."""
 
     tenant: str
     nap_s: float
