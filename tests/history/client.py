@@ -89,14 +89,17 @@ class Client:
         number = self.call(name, "increment", fence)
         key, is_checked = f"test:{name}", name == "checked"
         value = self._checked(key, fence, "") if is_checked else int(self.storage.hget(key, "value") or 0)
-        # Whoever is stopped, is stopped here.
-        threading.Event().wait(random.random() * 0.02)
+        self.pause()
         if not is_checked:
             self.storage.hset(key, "value", value + 1)
         elif value < 0 or self._checked(key, fence, value + 1) < 0:
             self.note(number=number, result="refused")
             return
         self.note(number=number, result=value + 1)
+
+    def pause(self) -> None:
+        """Between reading and writing: whoever is stopped, is stopped here."""
+        threading.Event().wait(random.random() * 0.02)
 
     def _checked(self, key: str, fence: int, value: Any) -> int:
         return int(self.storage.eval(_CHECKED, 1, key, fence, value))
