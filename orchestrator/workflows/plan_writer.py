@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from celery import Celery
@@ -122,13 +122,19 @@ class PlanWriter:
 
 def write_in_parts(pipe: Any, key: str, texts: RunTexts) -> None:
     """Put into a pipeline what writes a run in state ``writing``; it expires if it is not started in ten minutes."""
-    pipe.hset(key, mapping=texts.fields)
+    write_expiring(pipe, key, texts.fields)
     for some in chunks(texts.plan.items(), _STEPS_AT_ONCE):
-        pipe.hset(f"{key}:plan", mapping=dict(some))
+        write_expiring(pipe, f"{key}:plan", dict(some))
     if texts.templates:
-        pipe.hset(f"{key}:templates", mapping=texts.templates)
-    for part in ("", ":plan", ":templates"):
-        pipe.pexpire(key + part, WRITING_MS)
+        write_expiring(pipe, f"{key}:templates", texts.templates)
+
+
+def write_expiring(pipe: Any, key: str, values: Mapping[str, Any]) -> None:
+    """Put into a pipeline what writes fields of a hash that expires, both or none: a writer may be killed between."""
+    pipe.execute_command("MULTI")
+    pipe.execute_command("HSET", key, *chain.from_iterable(values.items()))
+    pipe.execute_command("PEXPIRE", key, WRITING_MS)
+    pipe.execute_command("EXEC")
 
 
 def roots_of(compiled: CompiledWorkflow) -> str:

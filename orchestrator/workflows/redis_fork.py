@@ -62,7 +62,8 @@ def write_fork(store: Store, scan: Scan, uid: str, new: str, after: str, workflo
     for part in (":outcomes", ":maps", ":calls"):
         _write(store, f"{copy}{part}", (one for one in scan(f"{key}{part}") if one[0] in states))
     for some in chunks((f"d:{number}:0" for number in to_resolve(plan, kept)), _PAGE):
-        with store.client.pipeline(transaction=False) as pipe:
+        # Both or none: the writer may be killed between.
+        with store.client.pipeline() as pipe:
             pipe.rpush(f"{copy}:agenda", *some)
             pipe.pexpire(f"{copy}:agenda", WRITING_MS)
             pipe.execute()
@@ -71,7 +72,7 @@ def write_fork(store: Store, scan: Scan, uid: str, new: str, after: str, workflo
 
 def _write(store: Store, key: str, values: Iterable[tuple[str, Any]]) -> None:
     for some in chunks(values, _PAGE):
-        with store.client.pipeline(transaction=False) as pipe:
+        with store.client.pipeline() as pipe:
             pipe.hset(key, mapping=dict(some))
             pipe.pexpire(key, WRITING_MS)
             pipe.execute()

@@ -50,6 +50,8 @@ class LostAnswers:
                     self._left -= 1
                     lost.set()
                     if not self._done_first:
+                        # What was sent before it arrives; of half a command nothing is done.
+                        redis.sendall(data[: data.index(self._mark)])
                         break
                 redis.sendall(data)
         _shut(client, redis)
