@@ -194,6 +194,7 @@ class RedisMode:
             settings.redact,
             settings.workflow_keep_s,
             partial(self._outdated, RELEASES_STEPS),
+            result_limit_bytes=settings.result_limit_bytes,
         )
 
     @lazy_property

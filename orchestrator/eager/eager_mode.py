@@ -107,7 +107,7 @@ class EagerMode:
     @lazy_property
     def runs(self) -> InMemoryRuns:
         """The runs of workflows."""
-        return InMemoryRuns(self.backend, self._directory)
+        return InMemoryRuns(self.backend, self._directory, self._settings.result_limit_bytes)
 
     @lazy_property
     def schedules(self) -> InMemorySchedules:

@@ -114,7 +114,8 @@ class _Kept:
 class InMemoryRuns:
     """See :class:`orchestrator.workflows.records.RunsBackend`. Pauses end at once; events are posted."""
 
-    def __init__(self, backend: EagerBackend, directory: Directory) -> None:
+    def __init__(self, backend: EagerBackend, directory: Directory, result_limit_bytes: int) -> None:
+        self.result_limit_bytes = result_limit_bytes
         self._backend = backend
         self._directory = directory
         self._runs: dict[str, _Kept] = {}

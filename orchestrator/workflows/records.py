@@ -175,6 +175,9 @@ def _share(step: StepRecord) -> tuple[int, int]:
 class RunsBackend(Protocol):
     """Where runs are: in Redis, or in this process in eager mode. Methods raise :class:`BrokerUnavailable`."""
 
+    #: Most bytes of a step's result, or of an event's payload, as JSON.
+    result_limit_bytes: int
+
     def start(
         self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None, *, is_new: bool = False
     ) -> str:

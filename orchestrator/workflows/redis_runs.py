@@ -24,7 +24,7 @@ from orchestrator.sending.address import Directory
 from orchestrator.sending.lost_answers import LostAnswers, again_if_lost
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.commands import Attempt
-from orchestrator.transport.redis.patience import outlast, sleep_on
+from orchestrator.transport.redis.patience import OUTAGE_S, outlast, sleep_on
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.store import Store
 from orchestrator.workflows import scripts
@@ -65,7 +65,10 @@ class RedisRuns:
         hidden: tuple[str, ...],
         keep_s: float,
         outdated: Callable[[], Sequence[OutdatedIncarnation]] = tuple,
+        *,
+        result_limit_bytes: int,
     ) -> None:
+        self.result_limit_bytes = result_limit_bytes
         self._outdated = outdated
         self._open_store = store
         self._writer = PlanWriter(app, store, hidden)
@@ -118,7 +121,7 @@ class RedisRuns:
 
     def expand(self, compile_steps: Compile, new: NewSteps, run: Mapping[str, Any]) -> Expanded | None:
         """See :class:`RunsBackend`."""
-        return write_expansion(self._store, self._writer, compile_steps, new, run)
+        return self._outlast(lambda: write_expansion(self._store, self._writer, compile_steps, new, run))
 
     def history(self, run: Mapping[str, Any]) -> History:
         """See :class:`RunsBackend`."""
@@ -136,12 +139,12 @@ class RedisRuns:
             calls = CallList.from_text(None if raw is None else raw.decode())
             return history_of(run, calls, read_some, *readers(store, uid))
 
-        history: History = self._ask(read)
+        history: History = self._outlast(lambda: self._ask(read))
         return history
 
     def suspend(self, compile_steps: Compile, calls: NewCalls, run: Mapping[str, Any]) -> Suspended:
         """See :class:`RunsBackend`."""
-        return write_calls(self._store, self._writer, compile_steps, calls, run)
+        return self._outlast(lambda: write_calls(self._store, self._writer, compile_steps, calls, run))
 
     def _running(self, store: Store, compiled: CompiledWorkflow, workflow_id: str) -> str | None:
         """The run that has the id already, so that its plan is not written for nothing."""
@@ -366,6 +369,10 @@ class RedisRuns:
             yield from ((name.decode(), value.decode("utf-8", "replace")) for name, value in page.items())
             if cursor == 0:
                 return
+
+    def _outlast(self, command: Callable[[], T]) -> T:
+        """What an attempt asks of Redis beside its handler: a Redis that is restarted is not the step's fault."""
+        return outlast(monotonic() + OUTAGE_S, command)
 
     def _ask(self, command: Callable[..., T]) -> Any:
         try:

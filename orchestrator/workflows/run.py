@@ -205,7 +205,8 @@ class Run:
         """Post an event to the steps that wait for it, now or later. If it is posted again, the first payload counts.
 
         Raises:
-            InvalidPolicy: the event's name is not valid, or the payload is not JSON data.
+            InvalidPolicy: the event's name is not valid, or the payload is not JSON data, or of more bytes than
+                ``result_limit_bytes``.
         """
         if not is_name(event):
             raise InvalidPolicy("event", event, "letters, digits, '_', '.', '-', at most 100")
@@ -213,6 +214,9 @@ class Run:
             text = json.dumps(payload, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
             raise InvalidPolicy("payload", payload, "JSON data") from None
+        if len(text) > (limit := self._backend().result_limit_bytes):
+            allowed = f"at most {limit} bytes as JSON, not {len(text)} (result_limit_bytes)"
+            raise InvalidPolicy("payload", payload, f"{allowed}; keep what is large elsewhere, and post where it is")
         return self._control("post", event, text)
 
     def _control(self, action: str, value: str = "", payload: str = "") -> ControlResult:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from time import monotonic
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -15,6 +16,7 @@ from orchestrator.core.outcome import Handled, Outcome, from_wire
 from orchestrator.core.result_path import MARK, ResultPaths, reference_in, result_of
 from orchestrator.core.workflow_plan import numbers_in
 from orchestrator.transport.redis.command_connection import CommandConnection
+from orchestrator.transport.redis.patience import OUTAGE_S, outlast
 from orchestrator.transport.store import Store
 from orchestrator.workflows.errbacks import failure_part
 from orchestrator.workflows.references import PLAIN
@@ -139,12 +141,18 @@ class StepArguments:
         self._commands = CommandConnection(store.pool)
 
     def fill(self, run: Mapping[str, Any], value: Any) -> Any:
-        """Arguments of a step with its run's recorded results in them.
+        """Arguments of a step with its run's recorded results in them. While Redis is away it waits, for 30 s at most.
 
         Raises:
             InvalidStepInput: a result has no such part, or the run is not kept any more.
             BrokerUnavailable: Redis is away.
         """
+        try:
+            return outlast(monotonic() + OUTAGE_S, lambda: self._fill(run, value))
+        except (RedisError, OSError) as error:
+            raise BrokerUnavailable(self._store.url, error) from error
+
+    def _fill(self, run: Mapping[str, Any], value: Any) -> Any:
         uid = str(run["uid"])
         key = self._store.keys.run(uid)
 
@@ -161,24 +169,21 @@ class StepArguments:
                 return 0
             return int(counts.split(b",")[2])
 
-        try:
-            # Short outcomes come with the message (see `inputs` in runs.lua).
-            single = dict(run["refs"]) if isinstance(run.get("refs"), Mapping) else {}
-            wanted = [number for number in dict.fromkeys(_steps_in(value)) if number not in single]
-            single |= {number: outcome for number in wanted if (outcome := self._cache.get(uid, number))}
-            missing = [number for number in wanted if number not in single]
-            if missing:
-                for number, text in zip(missing, read(missing), strict=True):
-                    single[number] = None if text is None else self._cache.read(uid, number, text)
+        # Short outcomes come with the message (see `inputs` in runs.lua).
+        single = dict(run["refs"]) if isinstance(run.get("refs"), Mapping) else {}
+        wanted = [number for number in dict.fromkeys(_steps_in(value)) if number not in single]
+        single |= {number: outcome for number in wanted if (outcome := self._cache.get(uid, number))}
+        missing = [number for number in wanted if number not in single]
+        if missing:
+            for number, text in zip(missing, read(missing), strict=True):
+                single[number] = None if text is None else self._cache.read(uid, number, text)
 
-            def outcomes(numbers: Sequence[str]) -> list[Any]:
-                if len(numbers) == 1 and numbers[0] in single:
-                    return [single[numbers[0]]]
-                return [None if text is None else json.loads(text) for text in read(numbers)]
+        def outcomes(numbers: Sequence[str]) -> list[Any]:
+            if len(numbers) == 1 and numbers[0] in single:
+                return [single[numbers[0]]]
+            return [None if text is None else json.loads(text) for text in read(numbers)]
 
-            return fill(value, str(run["step"]), outcomes, item_count, uid)
-        except (RedisError, OSError) as error:
-            raise BrokerUnavailable(self._store.url, error) from error
+        return fill(value, str(run["step"]), outcomes, item_count, uid)
 
     def _check_kept(self, run: Mapping[str, Any], key: str) -> None:
         if not self._commands.call("EXISTS", key):

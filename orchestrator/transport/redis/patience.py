@@ -23,6 +23,9 @@ _PAUSE_S: Final = (0.05, 1.0)
 #: Between two looks at a server that answers but refuses to block (a full disk or memory, too few replicas).
 _LOOK_S: Final = 0.2
 
+#: How long the attempt of a step waits for Redis, before it fails though it is not its handler's fault.
+OUTAGE_S: Final = 30.0
+
 Answer = TypeVar("Answer")
 
 

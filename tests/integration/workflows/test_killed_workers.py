@@ -137,3 +137,60 @@ def test_a_step_whose_worker_is_killed_runs_elsewhere() -> None:
         assert run.wait(30).state == "completed"
         assert cluster.noted() == ["begun a", "begun a", "after"]
         cluster.close()
+
+
+def test_a_paused_run_outlasts_a_killed_redis_and_a_killed_worker() -> None:
+    """No step is tried again by its policy: an attempt that had no Redis to begin with is not one that has failed."""
+    config = {"appendonly": "yes", "appendfsync": "always"}
+    with (
+        EmbeddedServer(config=config) as server,
+        WorkerProcess(APP, server.url, queues=QUEUES) as worker,
+    ):
+        cluster = WorkflowCluster(server.url, worker, workflows_app.make(server.url), [])
+        flow = Workflow("paused")
+        numbers = flow.step("list", List(count=13), to="counter")
+        over = numbers.result["numbers"]
+        squares = flow.map("square", Square, over=over, fields={"number": ITEM}, to="counter", limit=3)
+        flow.step("sum", Sum, fields={"numbers": squares.result}, to="counter")
+        runs = [cluster.orchestrator.workflows.start(flow) for _ in range(10)]
+        eventually(partial(_has_handled, runs, 30), timeout_s=30)
+        for run in runs:
+            run.pause()
+        server.kill()
+        server.restart()
+        eventually(lambda: all(run.status().open == 0 for run in runs if not run.status().ended), timeout_s=30)
+        handled = sum(map(_handled, runs))
+        worker.kill()
+        worker.start()
+        assert sum(map(_handled, runs)) == handled
+        for run in runs:
+            run.resume()
+        for run in runs:
+            assert run.wait(60).state == "completed", run.explain()
+            assert run.result("sum") == TOTAL
+        cluster.idle()
+        assert all(row.accepted == row.handled + row.cancelled for row in cluster.orchestrator.ledger())
+        cluster.close()
+
+
+def test_a_compensation_whose_worker_is_killed_runs_again_and_the_next_one_after_it() -> None:
+    with (
+        EmbeddedServer() as server,
+        WorkerProcess(APP, server.url, queues=QUEUES) as worker,
+    ):
+        cluster = WorkflowCluster(server.url, worker, workflows_app.make(server.url), [])
+        flow = Workflow("saga")
+        first = flow.step("first", cluster.task("add", 1), undo=cluster.task("note", "undo first"))
+        second = flow.step("second", cluster.task("add", 2), undo=cluster.task("hold", "second"), after=first)
+        flow.wait("event", event="never", after=second)
+        run = cluster.orchestrator.workflows.start(flow)
+        eventually(lambda: run.status().handled == 2)
+        run.cancel(compensate=True)
+        eventually(lambda: cluster.noted() == ["begun second"])
+        worker.kill()
+        cluster.redis.rpush("test:go:second", "1", "1")
+        assert run.retry("first") == "not failed"
+        worker.start()
+        assert run.wait(30).state == "compensated"
+        assert cluster.noted() == ["begun second", "begun second", "undo first"]
+        cluster.close()
