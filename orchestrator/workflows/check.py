@@ -88,6 +88,14 @@ def problems_in(workflow: Workflow, dependencies: Mapping[str, Sequence[str]]) -
     return problems + list(_cycles(known, dependencies))
 
 
+def outlasting(workflow: Workflow, deadline_s: float) -> Iterator[StepDefinition]:
+    """The steps that may take longer than the whole run."""
+    for step in workflow.steps:
+        timeout_s = step.options.get("timeout_s")
+        if is_number(timeout_s) and timeout_s > deadline_s:
+            yield step
+
+
 def _limit(limit: Limit | None) -> Iterator[str]:
     if limit is None:
         return
@@ -161,6 +169,10 @@ def _placement(step: StepDefinition) -> Iterator[str]:
 def _wait(step: StepDefinition) -> Iterator[str]:
     if step.event is None and step.wait_s is None:
         yield "a wait needs an event or seconds"
+    if step.surplus is not None:
+        given, value = step.surplus
+        without, allowed = ("with", "timeout_s") if given == "seconds" else ("without", "with an event")
+        yield f"{given}={masked_repr(value)} {without} an event; allowed: {allowed}"
     if step.event is not None and not is_name(step.event):
         yield f"event={masked_repr(step.event)}; allowed: letters, digits, '_', '.', '-', at most 100"
     if step.wait_s is not None and (not is_number(step.wait_s) or not 0 < step.wait_s <= _MAX_WAIT_S):

@@ -21,10 +21,11 @@ from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, ran
 from orchestrator.sending.address import Directory
 from orchestrator.sending.agent_messages import build_message
 from orchestrator.sending.celery_sends import TaskSend, as_published, check_arguments, has_own_way, send_by_task
+from orchestrator.sending.message_template import encode as as_message_text
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_options import CheckedOptions, check_options
 from orchestrator.sending.task_messages import build_task_message
-from orchestrator.workflows.check import MAX_STEPS, arguments_of, dependencies_of, problems_in
+from orchestrator.workflows.check import MAX_STEPS, arguments_of, dependencies_of, inputs_of, problems_in
 from orchestrator.workflows.definition import Limit, StepDefinition, StepOptions, Workflow
 from orchestrator.workflows.errbacks import errback_arguments
 from orchestrator.workflows.field_check import check_fields
@@ -92,6 +93,13 @@ def compile_steps(app: Celery, directory: Directory, workflow: Workflow, first: 
     Raises:
         InvalidWorkflow, UnknownAgent, UnknownMessage, NoAgents: see :func:`compile_workflow`.
     """
+    try:
+        return _compiled_steps(app, directory, workflow, first, final)
+    except RecursionError:
+        raise InvalidWorkflow(workflow.name, _nested_too_deeply(workflow)) from None
+
+
+def _compiled_steps(app: Celery, directory: Directory, workflow: Workflow, first: int, final: Any) -> CompiledWorkflow:
     dependencies = {step.name: dependencies_of(step) for step in workflow.steps}
     problems = problems_in(workflow, dependencies)
     compiler = _Compiler(app, directory, workflow, dependencies, first)
@@ -102,11 +110,23 @@ def compile_steps(app: Celery, directory: Directory, workflow: Workflow, first: 
     wire = None
     try:
         wire = compiler.wire(final)
+        _check_json(wire)
     except CallerError as error:
         compiler.errors.append(("final", error))
     if problems or compiler.errors:
         _refuse(workflow.name, problems, compiler.errors)
     return CompiledWorkflow(workflow.name, OnFailure(workflow.on_failure), steps, wire, limit=workflow.limit)
+
+
+def _nested_too_deeply(workflow: Workflow) -> list[str]:
+    """The faults of a definition with values that are too deep to be looked at."""
+    found = []
+    for step in workflow.steps:
+        try:
+            references_in([inputs_of(step), arguments_of(step.undo)])
+        except RecursionError:
+            found.append(f"step {step.name!r}: its arguments are nested too deeply")
+    return found or ["its arguments are nested too deeply"]
 
 
 def _refuse(workflow: str, problems: Sequence[str], errors: Sequence[tuple[str, Exception]]) -> NoReturn:
@@ -213,10 +233,10 @@ class _Compiler:
         messages: list[OutgoingMessage | Placement | None] = [None, None]
         if step.kind in (Kind.TASK, Kind.MAP):
             with _Faults(self.errors, where):
-                messages[0] = self._message(step, step.message, step.fields, options)
+                messages[0] = _as_json(self._message(step, step.message, step.fields, options))
         if step.undo is not None:
             with _Faults(self.errors, f"{where}, undo"):
-                messages[1] = self._message(step, step.undo, None, options)
+                messages[1] = _as_json(self._message(step, step.undo, None, options))
         sent = [one if isinstance(one, OutgoingMessage) else None for one in messages]
         placed = [one if isinstance(one, Placement) else None for one in messages]
         return sent[0], sent[1], placed[0], placed[1]
@@ -387,6 +407,24 @@ class _Faults:
             self._errors.append((self._where, error))
             return True
         return isinstance(error, _NamedElsewhere)
+
+
+def _as_json(message: OutgoingMessage | Placement) -> OutgoingMessage | Placement:
+    """The message, whose arguments are JSON data."""
+    _check_json(message.values if isinstance(message, Placement) else [list(message.args), dict(message.kwargs)])
+    return message
+
+
+def _check_json(value: Any) -> None:
+    """Refuse what a message cannot have in it.
+
+    Raises:
+        CallerError: it is not JSON data.
+    """
+    try:
+        as_message_text(value)
+    except (TypeError, ValueError) as error:
+        raise _fault(f"arguments that are not JSON data: {error}") from error
 
 
 def _fault(text: str) -> CallerError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -84,6 +84,8 @@ class StepDefinition:
     #: What a step waits for, and how long.
     event: str | None = None
     wait_s: float | None = None
+    #: Of ``seconds`` and ``timeout_s`` the one that was given, and does not go with what it waits for: name and value.
+    surplus: tuple[str, Any] | None = None
     #: Whether ``after`` names all dependencies; if not, the steps that references name are dependencies, too.
     after_is_all: bool = False
     #: The steps whose errback it is: it begins once one of them is dead, and otherwise never. It does not guard them.
@@ -240,12 +242,18 @@ class Workflow:
         Its result is the event's payload. If the event does not come within ``timeout_s``, it is dead, with the reason
         ``timeout``. Times are those of Redis' clock, and are kept to about a second.
         """
+        wait_s, surplus = (seconds, ("timeout_s", timeout_s)) if event is None else (timeout_s, ("seconds", seconds))
         definition = StepDefinition(
-            name, Kind.WAIT, after=_listed(after), when=when, event=event, wait_s=timeout_s if event else seconds
-        )
+            name, Kind.WAIT, after=_listed(after), when=when, event=event, wait_s=wait_s,
+            surplus=None if surplus[1] is None else surplus,
+        )  # fmt: skip
         return self._add(definition)
 
     def _add(self, definition: StepDefinition) -> Step:
+        if not isinstance(definition.name, str):
+            # A name that no step may have, so that it is among the faults.
+            kind = type(definition.name).__name__
+            definition = replace(definition, name=f"{masked_repr(definition.name)} ({kind})")
         self._steps.append(definition)
         return Step(definition.name)
 
@@ -266,4 +274,4 @@ def _listed(after: After) -> tuple[Any, ...]:
 def names_in(after: Iterable[Any]) -> Iterator[str]:
     """The names of the steps that an ``after`` names."""
     for one in after:
-        yield one.name if isinstance(one, Step) else str(one)
+        yield one.name if isinstance(one, Step) else one if isinstance(one, str) else masked_repr(one)

@@ -12,18 +12,21 @@ from celery.canvas import Signature
 from orchestrator.agents.step_context import StepContext
 from orchestrator.core.effective import seconds
 from orchestrator.core.errors import InvalidPolicy, UnknownWorkflow
+from orchestrator.core.log import get_logger
 from orchestrator.core.nearest import meant
 from orchestrator.core.policy import OnError
 from orchestrator.core.run_state import RunState
 from orchestrator.core.text import is_text
 from orchestrator.sending.address import Directory
 from orchestrator.sending.send_options import SEND_OPTIONS
-from orchestrator.workflows.check import is_name
+from orchestrator.workflows.check import is_name, outlasting
 from orchestrator.workflows.compiler import compile_workflow
 from orchestrator.workflows.definition import CanvasOptions, Workflow
 from orchestrator.workflows.function import WorkflowFunction
 from orchestrator.workflows.records import RunsBackend, RunStatus
 from orchestrator.workflows.run import Run, check_id
+
+logger = get_logger(__name__)
 
 
 class Workflows:
@@ -78,6 +81,9 @@ class Workflows:
         known = check_id(workflow_id)
         if deadline_s is not None:
             seconds("deadline_s", deadline_s, above=True)
+            for step in outlasting(workflow, deadline_s):
+                text = "workflow %s: deadline_s=%g is shorter than timeout_s=%g of step %r; the deadline comes first"
+                logger.warning(text, workflow.name, deadline_s, step.options["timeout_s"], step.name)
         compiled = compile_workflow(self._app, self._directory, workflow)
         uid = self._backend().start(compiled, known, deadline_s, is_new=workflow_id is None)
         return Run(uid, known, self._backend)

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator import OutdatedWorker
 from orchestrator.core.outcome import Handled
+from orchestrator.telemetry import Event, attach, detach
 from orchestrator.workflows.definition import Workflow
 from orchestrator.workflows.run import Run
 from orchestrator.workflows.run_repair import RunRepair
@@ -46,7 +47,11 @@ def test_a_message_whose_stream_was_deleted_is_sent_again(cluster: WorkflowClust
     assert _repaired(cluster) == 0
     _delete_stream(cluster)
     assert _repaired(cluster, late_s=60) == 0
+    seen: list[Event] = []
+    attach(seen.append, "workflow.repaired")
     assert _repaired(cluster) == 1
+    detach(seen.append)
+    assert [(event.metadata["id"], event.metadata["uid"]) for event in seen] == [(run.id, run.uid)]
     assert cluster.row("celery").pending == 1
     assert (run.status().state, run.status().open) == ("running", 1)
     assert _repaired(cluster) == 0
