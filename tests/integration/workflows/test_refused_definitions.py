@@ -55,8 +55,8 @@ FAULTS: dict[str, tuple[Callable[[Workflow, Any], Any], list[str]]] = {
         ["steps depend on one another in a cycle: a -> c -> b -> a|b -> a -> c -> b|c -> b -> a -> c|a -> b -> c -> a"],
     ),
     "an unknown step": (
-        lambda flow, add: flow.step("a", add, after="chek"),
-        ["it depends on 'chek', which is no step"],
+        lambda flow, add: flow.step("a", add, after="nosuch"),
+        ["it depends on 'nosuch', which is no step"],
     ),
     "a name twice": (lambda flow, add: [flow.step("a", add) for _ in range(3)], ["step 'a' is declared twice"] * 2),
     "itself": (lambda flow, add: flow.step("a", add.s(Reference("a"))), ["step 'a': it depends on itself"]),
