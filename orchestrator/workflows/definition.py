@@ -250,10 +250,10 @@ class Workflow:
         return self._add(definition)
 
     def _add(self, definition: StepDefinition) -> Step:
-        if not isinstance(definition.name, str):
+        name: Any = definition.name
+        if not isinstance(name, str):
             # A name that no step may have, so that it is among the faults.
-            kind = type(definition.name).__name__
-            definition = replace(definition, name=f"{masked_repr(definition.name)} ({kind})")
+            definition = replace(definition, name=f"{masked_repr(name)} ({type(name).__name__})")
         self._steps.append(definition)
         return Step(definition.name)
 

@@ -12,6 +12,8 @@ from orchestrator.workflows.references import Reference
 from tests.apps.workflows_app import List, Square
 from tests.integration.workflows.conftest import waits
 
+FUNCTION: Any = len
+
 
 class Unshowable:
     def __str__(self) -> str:
@@ -33,8 +35,14 @@ def _many(flow: Workflow, add: Any) -> None:
 
 
 def _named(flow: Workflow, add: Any) -> None:
-    for name in ([1], {}, Unshowable(), 7, None):
-        flow.step(name, add.s(1))  # type: ignore[arg-type]
+    names: list[Any] = [[1], {}, Unshowable(), 7, None]
+    for name in names:
+        flow.step(name, add.s(1))
+
+
+def _final(flow: Workflow, add: Any) -> None:
+    flow.step("a", add)
+    flow.final = [Unshowable()]
 
 
 def _not_json(flow: Workflow, add: Any) -> None:
@@ -67,8 +75,8 @@ FAULTS: dict[str, tuple[Callable[[Workflow, Any], Any], list[str]]] = {
         ["when='all_ended' without dependencies; allowed: all_handled"],
     ),
     "when is a function": (
-        lambda flow, add: [flow.step("a", add), flow.step("b", add, after="a", when=lambda outcomes: True)],
-        ["step 'b': when=<function", "allowed: all_handled, all_ended, any_handled, any_failed"],
+        lambda flow, add: [flow.step("a", add), flow.step("b", add, after="a", when=FUNCTION)],
+        ["step 'b': when=<built-in function len>", "allowed: all_handled, all_ended, any_handled, any_failed"],
     ),
     "a map over a known list": (
         lambda flow, add: flow.map("a", add.s(ITEM), over=[1, 2]),  # type: ignore[arg-type]
@@ -109,7 +117,7 @@ FAULTS: dict[str, tuple[Callable[[Workflow, Any], Any], list[str]]] = {
     ),
     "what is nested too deeply": (lambda flow, add: flow.step("a", add.s(_nested())), ["step 'a': "]),
     "a final that is not JSON": (
-        lambda flow, add: [flow.step("a", add), setattr(flow, "final", [Unshowable()])],
+        _final,
         ["final: "],
     ),
 }
