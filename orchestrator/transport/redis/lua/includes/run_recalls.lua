@@ -108,6 +108,10 @@ runs.let_go = function(r)
   return true
 end
 
+-- Steps that one script looks through at the most. Of a hash of up to 512 fields, which Redis packs, HSCAN returns all; a value that
+-- is too long to be packed makes it one of pages.
+runs.MOST_PACKED = 150
+
 -- Goes through all steps from HSCAN's cursor `from` on. A pause (p) takes back messages; a cancel (c) does so too, and ends waits
 -- and maps; after a failure that stops the run (w) waits are parked; after an agent's death (a) what was placed with it is placed
 -- again.
@@ -118,7 +122,12 @@ runs.recall = function(r, _, from, kind)
       or kind == 'a' and r.state == 'cancelled' then
     return nil
   end
-  local found = redis.call('HSCAN', r.key .. ':states', from, 'COUNT', 50)
+  local states = r.key .. ':states'
+  if from == '0' and redis.call('HLEN', states) > runs.MOST_PACKED then
+    redis.call('HSET', states, '-', (' '):rep(1000))
+    redis.call('HDEL', states, '-')
+  end
+  local found = redis.call('HSCAN', states, from, 'COUNT', 50)
   local flat = found[2]
   for at = 1, #flat, 2 do
     local step, letter, entry = flat[at], flat[at + 1]:match('^(%l)(.*)$')
