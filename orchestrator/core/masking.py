@@ -1,4 +1,4 @@
-"""Masks secrets in text: ``name=value`` and ``"name": value`` for secret names."""
+"""Masks secrets in text: ``name=value`` and ``"name": value`` for secret names, and the password of a URL."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ _VALUE = "|".join(
     )
 )
 
+#: The password of a URL, up to its "@"; a path may have one as well.
+_URL_PASSWORD = re.compile(r"""(://[^\s:@/?#"']*:)[^\s@/?#"']+(?=@)""")
+
 
 def mask(value: Any, names: Iterable[str]) -> Any:
-    """A copy of JSON data in whose texts ``name=value`` and ``"name": value`` are hidden for the named fields."""
+    """A copy of JSON data in whose texts ``name=value`` and ``"name": value`` are hidden for the named fields.
+
+    So are passwords in URLs, unless there are no names.
+    """
     names = list(names)
     if not names:
         return value
@@ -39,7 +45,8 @@ def mask(value: Any, names: Iterable[str]) -> Any:
 
 def _mask(value: Any, pattern: re.Pattern[str]) -> Any:
     if isinstance(value, str):
-        return pattern.sub(rf"\1{HIDDEN}", value)
+        hidden = pattern.sub(rf"\1{HIDDEN}", value)
+        return _URL_PASSWORD.sub(rf"\1{HIDDEN}", hidden) if "://" in hidden else hidden
     if isinstance(value, dict):
         return {k: _mask(v, pattern) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -43,6 +43,8 @@ def test_lines_keeps_lines_and_nothing_else() -> None:
         'password="S3CRET that is cut o',
         "password=['S3CRET', 'S3CRET']",
         "password={'a': 'S3CRET'}",
+        "cannot connect to postgresql://shop:S3CRET@db/orders",
+        "amqps://:S3CRET@h:5671//; redis://u:S3CRET%40@h",
     ],
 )
 def test_the_value_of_a_hidden_field_is_hidden_in_text(text: str) -> None:
@@ -54,7 +56,10 @@ def test_the_value_of_a_hidden_field_is_hidden_in_text(text: str) -> None:
 def test_other_text_stays_as_it_is() -> None:
     text = "order_id='o1': no such order; card_numbers=4 are known, passwords: none"
     assert mask(text, HIDDEN) == text
-    assert mask("password=x", ()) == "password=x"
+    assert mask("password=x redis://u:p@h/0", ()) == "password=x redis://u:p@h/0"
+    assert mask("redis://u:p@h:1/0", HIDDEN) == "redis://u:**redacted**@h:1/0"
+    for url in ("redis://u@h:1/0", "http://h:80/a@b", "http://h:80?to=a@b", "see http://h:80, a@b"):
+        assert mask(url, HIDDEN) == url
     assert mask("card_number=77: Input", HIDDEN) == "card_number=**redacted**: Input"
 
 
