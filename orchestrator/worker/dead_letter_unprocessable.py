@@ -9,6 +9,7 @@ from typing import Any
 from celery import bootsteps
 from celery.exceptions import WorkerShutdown
 from celery.platforms import EX_FAILURE
+from redis.exceptions import NoPermissionError
 
 from orchestrator.agents.unhandled_message import unhandled
 from orchestrator.celery_types import Message
@@ -21,6 +22,7 @@ from orchestrator.core.supervision import HEADER, hide_in, is_tracked
 from orchestrator.core.text import is_text
 from orchestrator.transport.celery.held_request import channel_of
 from orchestrator.transport.letter_draft import MESSAGE_LIMIT, LetterDraft
+from orchestrator.transport.redis.refusals import RefusesForNow
 from orchestrator.worker.fast_path import FastPath
 
 logger = get_logger(__name__)
@@ -73,6 +75,7 @@ class DeadLetterUnprocessable(bootsteps.StartStopStep):
 
         if not getattr(consumer, "__guarded__", False):
             consumer.__guarded__ = True
+            _outlast_forbidden(consumer)
             consumer.on_decode_error = decode_error
             consumer.on_unknown_message = unknown_message
             consumer.on_unknown_task = unknown_task
@@ -94,6 +97,21 @@ def _examine(orchestrator: Any) -> None:
     except UnsuitableRedis as error:
         logger.critical("%s", error)
         raise WorkerShutdown(EX_FAILURE) from error
+
+
+def _outlast_forbidden(consumer: Any) -> None:
+    """Have a worker that once had all its rights connect again when Redis takes some; Celery would end it."""
+    consumer.connection_errors = (*consumer.connection_errors, NoPermissionError)
+    run_loop = consumer.loop
+
+    def loop(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return run_loop(*args, **kwargs)
+        except NoPermissionError as error:
+            # Celery knows the errors above from the next connection on.
+            raise RefusesForNow(str(error)) from error
+
+    consumer.loop = loop
 
 
 def _guarded(consumer: Any, on_task_received: Any) -> Any:

@@ -7,7 +7,7 @@ import re
 from typing import Any, Final
 
 from redis import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import MasterDownError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import MasterDownError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
 from redis.sentinel import SentinelManagedConnection
 
 from orchestrator.transport.redis.broker import DIAL_S, Broker, NoPrimary
@@ -16,6 +16,11 @@ from orchestrator.transport.redis.servers import Server
 
 #: A refusal by a server that was a primary when the connection was opened; Redis 6.2 quotes it in a script's own.
 _DEMOTED: Final = re.compile(r"\b(?:READONLY|MASTERDOWN)\b|\bread only replica\b")
+
+#: A right that the user lacks, as a script's error quotes it; redis-py knows those of commands alone.
+_FORBIDDEN: Final = re.compile(
+    r"\bNOPERM\b|\bno permissions to\b|\bACL failure\b|can't (?:run this command|access at least one|publish to the)"
+)
 
 #: What a connection beside this one takes from it.
 _SHARED: Final = ("db", "username", "password", "credential_provider", "protocol", "socket_type", "socket_keepalive")
@@ -62,6 +67,8 @@ class FollowsBroker:
             return super().read_response(*args, **kwargs)  # type: ignore[misc]
         except ResponseError as error:
             if not isinstance(error, ReadOnlyError | MasterDownError) and not _DEMOTED.search(str(error)):
+                if _FORBIDDEN.search(str(error)) and not isinstance(error, NoPermissionError):
+                    raise NoPermissionError(str(error)) from error
                 raise
             self.broker.leave(self.server)
             raise RefusesForNow(str(error)) from error

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.outcome import Handled
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import failover_app
 from tests.apps.failover_app import Add
@@ -98,6 +99,26 @@ def test_a_worker_that_started_before_redis_refuses_it_when_it_comes() -> None:
             assert "maxmemory-policy=allkeys-lru" in process.log()
         finally:
             process.close()
+
+
+@pytest.mark.parametrize(
+    ("right", "refusal", "times"), [("evalsha", "auth:NoPermissionError", 4), ("hset", "can't run this command", 2)]
+)
+def test_rights_that_are_taken_for_a_while_end_no_worker(
+    server: EmbeddedServer, admin: Any, right: str, refusal: str, times: int
+) -> None:
+    with worker(server.url, server.url) as process:
+        orchestrator = failover_app.make(server.url)
+        pid = process.pid
+        before = len(process.log())
+        admin.execute_command("ACL", "SETUSER", "default", f"-{right}")
+        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        eventually(lambda: process.log()[before:].count(refusal) >= times, 30, process.log)
+        admin.execute_command("ACL", "SETUSER", "default", "+@all")
+        assert orchestrator.send("adder", Add(a=1, b=2)).wait(timeout_s=30) == Handled(3, 1), process.log()
+        assert (process.is_running, process.pid) == (True, pid)
+        assert "Unrecoverable" not in process.log()
+        orchestrator.app.close()
 
 
 def test_a_sender_is_warned(server: EmbeddedServer, admin: Any, caplog: pytest.LogCaptureFixture) -> None:
