@@ -90,6 +90,19 @@ def test_a_retry_that_is_too_late_says_why(cluster: WorkflowCluster) -> None:
     assert run.retry("fails") is ControlResult.RUN_CANCELLED
 
 
+def test_an_event_counts_before_its_wait_and_not_after_the_end(orchestrator: Orchestrator) -> None:
+    flow = Workflow("two-waits")
+    first = flow.wait("first", event="begin")
+    flow.wait("second", event="go", after=first)
+    run = orchestrator.workflows.start(flow)
+    assert [run.post("go", {"number": number}) for number in (1, 2)] == [ControlResult.DONE] * 2
+    assert run.status().state == "running"
+    run.post("begin")
+    assert (run.status().state, run.result("second")) == ("completed", {"number": 1})
+    assert run.post("go", {"number": 3}) is ControlResult.TOO_LATE
+    assert run.result("second") == {"number": 1}
+
+
 def test_a_paused_workflow_pauses_all_of_its_runs(orchestrator: Orchestrator) -> None:
     workflows = orchestrator.workflows
     first, by_hand, other = workflows.start(waits()), workflows.start(waits()), Workflow("other")
