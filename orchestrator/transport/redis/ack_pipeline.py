@@ -38,7 +38,7 @@ _TURN_S = 0.05
 #: Pause after Redis was found to be away.
 _RETRY_S = 0.2
 
-#: Scripts that a pipeline may run; loaded on each new connection, so that a restarted server has them.
+#: Scripts that a pipeline may run. A new connection's server may be one that was restarted and does not have them.
 _SCRIPTS = ("settle", "settle_with_outcome", "retry", "dead_letter", "requeue_held")
 
 #: A command that Redis refuses this often is not sent again; its message stays pending.
@@ -188,6 +188,11 @@ class AckPipeline:
 
     def _send(self, may_wait: bool) -> None:
         connection = self._commands.connection
+        if self._queue and connection is not self._loaded_on:
+            missing = self._missing_scripts()
+            connection = self._loaded_on = self._commands.connection
+            with self._mutex:
+                self._queue.extendleft(_PostedCommand(None, ("SCRIPT", "LOAD", source(name)), None) for name in missing)
         cork = self._cork
         if cork is None or cork.sock is not connection._sock:
             cork = self._cork = Cork(connection)
@@ -196,11 +201,6 @@ class AckPipeline:
         with self._mutex:
             if self._acks:
                 self._collect_acks()
-            if self._queue and connection is not self._loaded_on:
-                self._loaded_on = connection
-                self._queue.extendleft(
-                    _PostedCommand(None, ("SCRIPT", "LOAD", source(name)), None) for name in _SCRIPTS
-                )
             batch = []
             while self._queue:
                 batch.append(self._queue.popleft())
@@ -218,6 +218,15 @@ class AckPipeline:
         if self._away:
             self._away = False
             logger.warning("acknowledgements reach Redis again")
+
+    def _missing_scripts(self) -> Sequence[str]:
+        """The scripts that the server does not have: each that is loaded goes into its append-only file, too."""
+        try:
+            found = self._commands.call("SCRIPT", "EXISTS", *map(sha, _SCRIPTS))
+        except ResponseError:
+            # Not allowed here (ACL, a managed Redis).
+            return _SCRIPTS
+        return [name for name, is_there in zip(_SCRIPTS, found, strict=True) if not is_there]
 
     def _read(self, *, everything: bool, glance: bool) -> None:
         if not self._unread or not (everything or glance or len(self._unread) > _UNREAD_SOME):

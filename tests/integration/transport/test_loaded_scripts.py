@@ -1,0 +1,46 @@
+"""A script that Redis has is not loaded again: each one that is loaded is written to the append-only file, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from orchestrator.transport.redis.ack_pipeline import AckPipeline
+from orchestrator.transport.redis.scripts import sha
+
+
+def _settle_some(redis_url: str) -> None:
+    pool: Any = redis.ConnectionPool.from_url(redis_url)
+    pipeline = AckPipeline(pool, flush_s=0.01, flush_count=64, group="g")
+    pipeline.command("SET", "marks", "1")
+    pipeline.close(wait_s=5)
+    pool.disconnect()
+
+
+def test_only_the_first_worker_loads_the_scripts(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        client.script_flush()
+        with client.monitor() as monitor:
+            for _ in range(3):
+                _settle_some(redis_url)
+            client.echo("done")
+            loaded = 0
+            for seen in monitor.listen():
+                if seen["command"] == "ECHO done":
+                    break
+                loaded += seen["command"].startswith("SCRIPT LOAD")
+        assert loaded == 5
+        assert client.script_exists(sha("settle")) == [True]
+
+
+def test_a_worker_that_may_not_ask_for_them_loads_them(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        client.script_flush()
+        client.execute_command("ACL", "SETUSER", "narrow", "on", ">pw", "~*", "+@all", "-script", "+script|load")
+        _, _, place = redis_url.rpartition("@")
+        try:
+            _settle_some(f"redis://narrow:pw@{place}")
+        finally:
+            client.execute_command("ACL", "DELUSER", "narrow")
+        assert client.script_exists(sha("settle")) == [True]
