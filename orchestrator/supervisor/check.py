@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.core.broker_url import masked
 from orchestrator.core.supervision_tree_spec import SupervisorSpec, walk
 from orchestrator.core.text import printable
+from orchestrator.supervisor.asked_app import NotImported, ask_app, broker_of, is_redis_of_this_host
 from orchestrator.supervisor.definition import Definition, Kind
 
-#: Longest time that an app's import may take.
-_IMPORT_TIMEOUT_S = 60.0
-
-#: Imports an app as ``celery -A`` does. Prints its agents' mailboxes that no worker of the tree serves, and the queues
-#: of the tree's workers that no agent, task or setting of the app names. If a route is a function, any may be meant.
-_IMPORT = """
-import json, sys
-from celery.app.utils import find_app
-app = find_app(sys.argv[1])
+#: Answers with an app's agents whose mailboxes no worker of the tree serves, and the queues of the tree's workers that
+#: no agent, task or setting of the app names. If a route is a function, any may be meant.
+_QUEUES = """
 app.loader.import_default_modules()
 served, queues = json.loads(sys.argv[2])
 agents = getattr(getattr(app, 'orchestrator', None), 'agents', {})
@@ -34,10 +30,10 @@ for table in tables:
     rows = table.values() if isinstance(table, dict) else []
     named |= {str(row.get('queue') if isinstance(row, dict) else row) for row in rows}
 known = all(isinstance(table, dict) for table in tables)
-print(json.dumps([
+answer = [
     [name for name in agents if served is not None and name not in served],
     [name for name in queues if known and name not in named],
-]))
+]
 """
 
 
@@ -47,7 +43,7 @@ def check(definition: Definition) -> int:
     for app in definition.apps():
         try:
             warnings = _of_app(definition, app)
-        except _NotImported as error:
+        except NotImported as error:
             print(f"error: app {app}: cannot be imported: {error}", file=sys.stderr)
             code = 2
             continue
@@ -68,34 +64,29 @@ def check(definition: Definition) -> int:
     return code
 
 
-class _NotImported(Exception):
-    """An app cannot be imported: its workers would end with exit code 2."""
-
-
 def _of_app(definition: Definition, app: str) -> list[str]:
     workers = [one for one in definition.commands.values() if one.kind is Kind.WORKER and one.app == app]
     # What a worker of kind `process` serves is not known.
     serves_all = not workers or any(not one.queues for one in workers)
     queues = sorted({queue for one in workers for queue in one.queues})
     asked = json.dumps([None if serves_all else queues, queues])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])}
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _IMPORT, app, asked],
-            cwd=definition.directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=_IMPORT_TIMEOUT_S,
-            check=False,
-        )
+        unserved, unnamed = ask_app(app, definition.directory, _QUEUES, asked)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [f"app {app}: not imported: {error}"]
-    if done.returncode:
-        raise _NotImported((done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
-    # An app may print, too.
-    unserved, unnamed = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("[[")))
     return [
         *(f"no worker serves the mailbox of agent {name}" for name in unserved),
         *(f"queue {name}: no agent, task or setting of app {app} names it; is it misspelt?" for name in unnamed),
+        *_other_broker(definition, app),
     ]
+
+
+def _other_broker(definition: Definition, app: str) -> Iterator[str]:
+    """The app's broker, if the tree has a Redis and it is another one."""
+    ports = [one.port for one in definition.commands.values() if one.kind is Kind.REDIS]
+    broker = broker_of(app, definition.directory) if ports else ""
+    if broker and not any(is_redis_of_this_host(broker, port) for port in ports):
+        yield (
+            f"app {app}: its broker is {masked(broker)}, but the tree's Redis listens at 127.0.0.1:{ports[0]}; "
+            "allowed: the same port in both, or the variable ORCHESTRATOR_BROKER_URL"
+        )

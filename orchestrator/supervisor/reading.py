@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.supervisor import procfile
+from orchestrator.supervisor.asked_app import NotImported, broker_of, is_redis_of_this_host
 from orchestrator.supervisor.building import Builder
 from orchestrator.supervisor.definition import Definition, InvalidDefinition
 
@@ -65,7 +66,7 @@ def default_tree(app: str, state: Path, directory: Path) -> Definition:
     redis = {"id": "redis", "kind": "redis", "port": _REDIS_PORT}
     children: list[dict[str, Any]] = [manager, {"id": "beat", "kind": "beat"}, worker]
     builder = Builder(f"the default tree of {app}", directory, state, app)
-    if needs_redis():
+    if needs_redis(app, directory):
         children.insert(0, redis)
         builder.warn(
             f"nothing listens at 127.0.0.1:{_REDIS_PORT}: a Redis is started there, its data in {state / 'redis'}"
@@ -74,12 +75,19 @@ def default_tree(app: str, state: Path, directory: Path) -> Definition:
     return builder.build({"intensity": 3 * (len(children) + cores), "children": children})
 
 
-def needs_redis() -> bool:
-    """Whether no broker is named, and none is where one is looked for then."""
+def needs_redis(app: str, directory: Path) -> bool:
+    """Whether nothing listens where the broker is looked for if none is named, and nobody names another one."""
     import socket
 
     if os.environ.get("ORCHESTRATOR_BROKER_URL") or os.environ.get("ORCHESTRATOR_CONFIG"):
         return False
     with socket.socket() as probe:
         probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", _REDIS_PORT)) != 0
+        if probe.connect_ex(("127.0.0.1", _REDIS_PORT)) == 0:
+            return False
+    try:
+        broker = broker_of(app, directory)
+    except NotImported:
+        # Its workers will say so.
+        return False
+    return not broker or is_redis_of_this_host(broker, _REDIS_PORT)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.embedded.ports import free_port
+from orchestrator.supervisor import reading
 from tests.support.supervised import ORCHESTRATOR, process, toml
 
 ROOT = Path(__file__).parents[3]
@@ -76,3 +78,47 @@ def test_all_faults_at_once_and_exit_code_2(tmp_path):
         "error: orchestrator.toml: supervisor.intensity", "error: orchestrator.toml: a.replicas",
         "error: orchestrator.toml: b.kind",
     ]  # fmt: skip
+
+
+def test_a_redis_at_another_port_than_the_apps_broker_is_warned_of(tmp_path):
+    write_app(tmp_path, "redis://127.0.0.1:6473/0")
+    children = [{"id": "redis", "kind": "redis", "port": 6479}, {"id": "a", "kind": "worker"}]
+    done = check(tmp_path, children, app="brokered")
+
+    assert done.returncode == 0
+    assert "app brokered: its broker is redis://127.0.0.1:6473/0, but the tree's Redis listens at 127.0.0.1:6479" in (
+        done.stderr
+    )
+
+
+def test_a_redis_at_the_port_of_the_apps_broker_is_not(tmp_path):
+    write_app(tmp_path, "redis://localhost:6479/0")
+    children = [{"id": "redis", "kind": "redis", "port": 6479}, {"id": "a", "kind": "worker"}]
+    assert "its broker is" not in check(tmp_path, children, app="brokered").stderr
+
+
+@pytest.mark.parametrize(
+    ("broker", "is_started"),
+    [("redis://127.0.0.1:6473/0", False), ("redis://elsewhere:6379/0", False), ("redis://127.0.0.1:6379/0", True)],
+)
+def test_the_default_tree_starts_a_redis_only_where_the_app_looks_for_one(tmp_path, monkeypatch, broker, is_started):
+    monkeypatch.setattr(reading, "_REDIS_PORT", port := free_port())
+    write_app(tmp_path, broker.replace("6379", str(port)))
+    for name in ("ORCHESTRATOR_BROKER_URL", "ORCHESTRATOR_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+    assert reading.needs_redis("brokered", tmp_path) is is_started
+
+
+def test_the_default_tree_of_an_app_that_names_no_broker_starts_a_redis(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "_REDIS_PORT", free_port())
+    (tmp_path / "plain.py").write_text("from celery import Celery\napp = Celery('plain')\n")
+    for name in ("ORCHESTRATOR_BROKER_URL", "ORCHESTRATOR_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+    assert reading.needs_redis("plain", tmp_path)
+
+
+def write_app(directory: Path, broker: str) -> None:
+    text = "from celery import Celery\nfrom orchestrator import Orchestrator\n"
+    (directory / "brokered.py").write_text(f"{text}app = Celery('brokered', broker={broker!r})\nOrchestrator(app)\n")

@@ -285,7 +285,7 @@ def test_the_repositorys_own(name):
 
 
 def test_the_default_tree(monkeypatch, tmp_path):
-    monkeypatch.setattr(reading, "needs_redis", lambda: False)
+    monkeypatch.setattr(reading, "needs_redis", lambda *_: False)
     definition = reading.default_tree("shop", tmp_path / "state", tmp_path)
 
     kinds = [definition.commands[path].kind for path in definition.commands]
@@ -297,7 +297,7 @@ def test_the_default_tree(monkeypatch, tmp_path):
 
 
 def test_the_default_tree_has_a_redis_where_there_is_none(monkeypatch, tmp_path):
-    monkeypatch.setattr(reading, "needs_redis", lambda: True)
+    monkeypatch.setattr(reading, "needs_redis", lambda *_: True)
     definition = reading.default_tree("shop", tmp_path / "state", tmp_path)
 
     assert next(iter(definition.commands)) == "redis"
