@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 import redis
 
-from orchestrator import AgentDown, DeliveryTimeout, NotEnoughReplies, Orchestrator, OutdatedWorker
+from orchestrator import (
+    AgentDown,
+    Ask,
+    DeliveryTimeout,
+    NotEnoughReplies,
+    Orchestrator,
+    OutdatedWorker,
+    Send,
+    UnknownAgent,
+    Value,
+)
 from tests.apps import calls_app
 
 ONE, OTHER = "one@host:1#1", "other@host:2#2"
@@ -60,6 +70,22 @@ def test_an_agent_that_has_just_died_is_refused_although_it_was_known_to_live(
     with pytest.raises(AgentDown):
         orchestrator.call("billing", calls_app.Slowly(key="a"), timeout_s=5)
     assert accepted(orchestrator, client) == 1
+
+
+@pytest.mark.parametrize(
+    "fallback",
+    [True, [Value(1)], [Ask("billing"), Value(1)], [Send(durable=True)]],
+    ids=["send", "value", "ask", "durable send"],
+)
+def test_for_an_agent_that_nobody_knows_no_fallback_is_tried(
+    orchestrator: Orchestrator, client: Any, fallback: Any
+) -> None:
+    join(orchestrator, client, ONE)
+    with pytest.raises(UnknownAgent, match="biling"):
+        orchestrator.call("biling", calls_app.Slowly(key="a"), timeout_s=5, fallback=fallback)
+    assert accepted(orchestrator, client) == 0
+    # One that is known, and down, has them.
+    assert orchestrator.call("alone", calls_app.Quote(number=1), timeout_s=0.2, fallback=[Value(1)]) == 1
 
 
 def test_another_worker_of_the_agent_does_as_well(orchestrator: Orchestrator, client: Any) -> None:
