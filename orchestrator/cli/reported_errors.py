@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
+import sys
 from collections.abc import Callable
 from enum import IntEnum
-from typing import IO, Any, ParamSpec
+from pathlib import Path
+from typing import IO, Any, Final, ParamSpec
 
 import click
 
@@ -22,6 +26,9 @@ from orchestrator.core.errors import (
 )
 
 P = ParamSpec("P")
+
+#: Of a write to a disk that takes no more.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ExitCode(IntEnum):
@@ -99,5 +106,12 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except OrchestratorError as error:
             raise Stop(str(error), exit_code_of(error)) from error
+        except OSError as error:
+            if error.errno not in _FULL or error.filename is not None:
+                raise
+            # What is still in the buffer would fail again at exit, with a traceback.
+            with Path(os.devnull).open("w") as null:
+                os.dup2(null.fileno(), sys.stdout.fileno())
+            raise Stop(f"the output could not be written: {error.strerror}", ExitCode.NOT_HANDLED) from error
 
     return run
