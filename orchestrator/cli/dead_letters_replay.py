@@ -29,11 +29,17 @@ from orchestrator.core.times import age
 from orchestrator.deadletters.replay import Canary
 from orchestrator.deadletters.store import ReplayedLetter
 
+#: A dry run asks neither runs nor mailboxes.
+_UNLESS_REFUSED = "unless its run or mailbox refuses it"
+_EXCEPT_REFUSED = "except those that their runs or mailboxes refuse"
+
 
 @click.command(
     cls=CeleryCommand,
     name="replay",
-    epilog=exit_codes(ExitCode.REFUSED, failed="the replay stopped before all letters were replayed"),
+    epilog=exit_codes(
+        ExitCode.REFUSED, failed="the replay stopped before all letters were replayed, or some were refused"
+    ),
 )
 @optional_id
 @click.option(
@@ -102,7 +108,7 @@ def replay_letters(
                 raise Stop(f"{name} cannot be combined with an ID", ExitCode.CALLER)
         letter = log.get(letter_id)
         if dry_run:
-            print_result(as_json, {"would_replay": 1}, f"{letter_id} would be replayed")
+            print_result(as_json, {"would_replay": 1}, f"{letter_id} would be replayed, {_UNLESS_REFUSED}")
             return
         delivery_id = log.replay(letter_id, who=who, why=why)
         sent_one = ReplayedLetter(letter_id, letter.queue, delivery_id=delivery_id)
@@ -112,7 +118,9 @@ def replay_letters(
     require_selection(chosen, every)
     count = chosen.count() if at_most is None else min(at_most, chosen.count())
     if dry_run:
-        print_result(as_json, {"would_replay": count}, f"{counted(count, 'dead letter')} would be replayed")
+        print_result(
+            as_json, {"would_replay": count}, f"{counted(count, 'dead letter')} would be replayed, {_EXCEPT_REFUSED}"
+        )
         return
     sent: list[ReplayedLetter] = []
     with progress_bar("replaying", count) as progress:
@@ -131,12 +139,19 @@ def replay_letters(
         "sent": done.sent,
         "dead_again": done.dead,
         "stopped": done.stopped,
+        "refused": [{"count": refused, "why": reason} for reason, refused in done.refused.items()],
+        "skipped": done.skipped,
         "letters": [_document(one) for one in sent],
     }
     summary = f"{counted(done.sent, 'dead letter')} replayed; {done.dead} of them dead again so far"
+    if done.skipped:
+        summary += f"; {done.skipped} skipped: without a mailbox, or no longer in the log"
     print_result(as_json, document, "\n".join([*map(_describe_replay, sent), summary]))
     if done.stopped:
         raise Stop(f"stopped: {done.stopped}", ExitCode.NOT_HANDLED)
+    if done.refused:
+        reasons = (f"{counted(refused, 'dead letter')} refused: {reason}" for reason, refused in done.refused.items())
+        raise Stop("; ".join(reasons), ExitCode.NOT_HANDLED)
 
 
 def _document(sent: ReplayedLetter) -> dict[str, Any]:

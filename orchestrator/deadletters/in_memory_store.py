@@ -27,7 +27,7 @@ from orchestrator.deadletters.replay_rules import auto_replays, lineage_after, r
 from orchestrator.deadletters.store import (
     AuditEntry,
     Found,
-    Refusal,
+    RefusedLetters,
     ReplayBatch,
     ReplayedLetter,
     ReplayProgress,
@@ -243,7 +243,6 @@ class InMemoryDeadLetterStore:
     ) -> ReplayResult:
         """Run letters' messages, at once and inline."""
         batches, refused = [], []
-        refusal: Refusal | None = None
         for letter_id in ids:
             with self._lock:
                 row = self._rows.get(letter_id)
@@ -256,9 +255,7 @@ class InMemoryDeadLetterStore:
                 dead_without_letter = self._send(queue, replayed_message(replacement or row[FIELD_MESSAGE], lineage))
             except (MailboxFull, CircuitOpen, RunEnded, StepGoesOn) as error:
                 restore()
-                if refusal is None or isinstance(refusal, RunEnded | StepGoesOn):
-                    refusal = error
-                refused.append(letter_id)
+                refused.append(RefusedLetters((letter_id,), error))
                 continue
             except BaseException:
                 restore()
@@ -268,7 +265,7 @@ class InMemoryDeadLetterStore:
                 if dead_without_letter and watched:
                     self._dead_without_letter.add(letter_id)
             batches.append(ReplayBatch(queue, (letter_id,), (), (delivery_of(row[FIELD_MESSAGE]),)))
-        return ReplayResult(tuple(batches), tuple(refused), refusal, len(ids))
+        return ReplayResult(tuple(batches), tuple(refused), len(ids))
 
     def replay_found(
         self,

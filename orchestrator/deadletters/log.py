@@ -157,8 +157,8 @@ class DeadLetters:
         if not letter.queue:
             raise CallerError(f"dead letter {letter.id!r} names no mailbox to replay it to")
         result = self.store.replay([letter.id], audit_id, auto=False, watched=False, replacement=replacement)
-        if result.refusal is not None:
-            raise result.refusal
+        for refused in result.refusals:
+            raise refused.why
         if not result.batches:
             raise UnknownDeadLetter(letter.id)
         emit_replayed(result)

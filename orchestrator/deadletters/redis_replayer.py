@@ -11,6 +11,7 @@ from orchestrator.deadletters.redis_letters import RedisLetters
 from orchestrator.deadletters.store import (
     CANDIDATES_PER_STEP,
     Refusal,
+    RefusedLetters,
     ReplayBatch,
     ReplayedLetter,
     ReplayProgress,
@@ -118,18 +119,14 @@ OF_STEPS: Final[dict[bytes, type[RunEnded | StepGoesOn]]] = {b"run ended": RunEn
 def _replay_result(replies: Sequence[Sequence[Any]], processed: int, next_low: str = "") -> ReplayResult:
     """The result of several script calls; ``replay.lua`` describes the replies."""
     batches: list[ReplayBatch] = []
-    refused: list[str] = []
-    first_refusal: Refusal | None = None
+    refused: list[RefusedLetters] = []
     for refusals, *sent in replies:
         for queue, reply, ids in refusals or ():
             of_step = OF_STEPS.get(reply[0])
             why: Refusal = refusal(queue.decode(), reply) if of_step is None else of_step(queue.decode())
-            # What refuses one letter only is no reason to stop.
-            if first_refusal is None or isinstance(first_refusal, RunEnded | StepGoesOn):
-                first_refusal = why
-            refused += ids.decode().split()
+            refused.append(RefusedLetters(ids.decode().split(), why))
         for at in range(0, len(sent), 4):
             queue, ids, entries, deliveries = sent[at : at + 4]
             delivery_ids = [delivery.decode() for delivery in deliveries] if deliveries else ()
             batches.append(ReplayBatch(queue.decode(), ids.decode().split(), entries.decode().split(), delivery_ids))
-    return ReplayResult(tuple(batches), tuple(refused), first_refusal, processed, next_low)
+    return ReplayResult(tuple(batches), tuple(refused), processed, next_low)

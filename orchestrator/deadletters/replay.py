@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from time import monotonic
 
@@ -81,6 +82,10 @@ class Replayed:
     dead: int
     #: Why the replay stopped early: the canary's verdict, or a mailbox that refused; empty if all were replayed.
     stopped: str = ""
+    #: Number of letters whose runs refused them, by the reason; they stay in the log.
+    refused: Mapping[str, int] = field(default_factory=dict)
+    #: Number of letters that name no mailbox, or had left the log before their turn.
+    skipped: int = 0
 
 
 #: Replays the next letters, at most as many as its argument; returns ``None`` when no letter is left.
@@ -104,7 +109,8 @@ def replay_all(
     on_sent: Callable[[ReplayedLetter], None] | None = None,
 ) -> Replayed:
     """Replay letters until none is left, the canary stops the replay, or a mailbox refuses."""
-    total = dead_without_letter = 0
+    total = dead_without_letter = skipped = 0
+    refused: Counter[str] = Counter()
     stopped = ""
     at_end = False
     for size in _sizes((rate.batch,) if canary is None else canary.batches):
@@ -117,34 +123,41 @@ def replay_all(
                 break
             emit_replayed(result)
             if on_sent is not None:
-                for one in result.each():
-                    on_sent(one)
+                for replayed in result.each():
+                    on_sent(replayed)
             total += result.count
             if canary is not None:
                 batch += result.each()
             if progress is not None:
-                progress(result.processed - len(result.refused))
+                progress(result.processed - result.refused_count)
             left -= result.processed
-            if result.refusal is not None and not isinstance(result.refusal, RunEnded | StepGoesOn):
-                stopped = str(result.refusal)
-            else:
+            skipped += result.processed - result.count - result.refused_count
+            for one in result.refusals:
+                if isinstance(one.why, RunEnded | StepGoesOn):
+                    # What refuses one letter only is no reason to stop.
+                    refused[str(one.why)] += len(one.letter_ids)
+                else:
+                    stopped = stopped or str(one.why)
+            if not stopped:
                 rate.wait_after(result.count)
         if canary is not None and batch and not stopped:
             ended, stopped = _watch(store, batch, audit_id, total, dead_without_letter, canary)
             dead_without_letter += ended.dead_without_letter
         if stopped or at_end:
             break
-    return _finish(store, audit_id, total, dead_without_letter, stopped)
+    dead = _finish(store, audit_id, total, dead_without_letter, stopped)
+    return Replayed(audit_id, total, dead, stopped, dict(refused), skipped)
 
 
-def _finish(store: LetterReplayer, audit_id: str, total: int, dead_without_letter: int, stopped: str) -> Replayed:
+def _finish(store: LetterReplayer, audit_id: str, total: int, dead_without_letter: int, stopped: str) -> int:
+    """Record the end of a replay; returns how many letters are dead again."""
     dead = store.count_dead_again(audit_id) + dead_without_letter
     if dead_without_letter:
         # The scripts count only deaths that leave a letter.
         store.add_dead_again(audit_id, dead_without_letter)
     if stopped:
         emit(events.REPLAY_STOPPED, {"sent": total, "dead": dead}, audit_id=audit_id, why=stopped)
-    return Replayed(audit_id, total, dead, stopped)
+    return dead
 
 
 def _sizes(batches: Sequence[int]) -> Iterator[int]:

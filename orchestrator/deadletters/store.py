@@ -57,14 +57,20 @@ class ReplayBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedLetters:
+    """Letters that were not replayed for the same reason; they stay in the log."""
+
+    letter_ids: Sequence[str]
+    why: Refusal
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayResult:
     """The result of one replay step. A letter in neither list was not in the log, or names no queue."""
 
     batches: tuple[ReplayBatch, ...] = ()
-    #: Ids of letters that flow control refused, or their runs; they stay in the log.
-    refused: tuple[str, ...] = ()
-    #: Why the first of them was refused; ``None`` if none was.
-    refusal: Refusal | None = None
+    #: Letters that flow control refused, or their runs.
+    refusals: tuple[RefusedLetters, ...] = ()
     #: Number of letters processed, refused and missing ones included.
     processed: int = 0
     #: Lower bound with which the search for letters continues; empty at the end.
@@ -74,6 +80,11 @@ class ReplayResult:
     def count(self) -> int:
         """Number of letters replayed."""
         return sum(len(batch.letter_ids) for batch in self.batches)
+
+    @property
+    def refused_count(self) -> int:
+        """Number of letters refused."""
+        return sum(len(refused.letter_ids) for refused in self.refusals)
 
     def each(self) -> Iterator[ReplayedLetter]:
         """The replayed letters, one by one."""

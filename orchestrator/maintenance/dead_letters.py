@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
 
+from orchestrator.core.errors import RunEnded
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.core.plural import counted
@@ -96,7 +97,7 @@ class _AutomaticReplays:
         self._log = log
         self._postpone_ms = round(min(retention.first_replay_s, _MAX_POSTPONE_S) * 1000)
         self._refusals: dict[str, None] = {}
-        self._replayed = self._refused = 0
+        self._replayed = self._postponed = self._refused = 0
         self._audit_id = ""
 
     def run(self, until: float) -> None:
@@ -105,24 +106,29 @@ class _AutomaticReplays:
         while monotonic() < until and (due := store.due(BATCH)):
             self._audit_id = self._audit_id or self._log.record("replay", _WHO, "automatic")
             result = store.replay(due, self._audit_id, auto=True, watched=False)
+            postponed: list[str] = []
+            for refused in result.refusals:
+                self._refusals[str(refused.why)] = None
+                if isinstance(refused.why, RunEnded):
+                    # Its run never takes it again.
+                    self._refused += len(refused.letter_ids)
+                else:
+                    postponed += refused.letter_ids
             # Refused letters would otherwise be first again, before letters to other mailboxes.
-            store.postpone(result.refused, self._postpone_ms)
+            store.postpone(postponed, self._postpone_ms)
             # Letters that name no queue would otherwise be due for ever.
-            store.unschedule(sorted({*due} - {*result.refused} - {one.letter_id for one in result.each()}))
+            store.unschedule(sorted({*due} - {*postponed} - {one.letter_id for one in result.each()}))
             emit_replayed(result)
             self._replayed += result.count
-            self._refused += len(result.refused)
-            if result.refusal is not None:
-                self._refusals[str(result.refusal)] = None
+            self._postponed += len(postponed)
 
     def finish(self) -> int:
         """Log refusals; returns how many letters were replayed."""
-        if self._refused:
-            logger.warning(
-                "%s postponed: %s",
-                counted(self._refused, "automatic replay"),
-                "; ".join(islice(self._refusals, 3)),
-            )
+        for count, what in ((self._postponed, "postponed"), (self._refused, "given up")):
+            if count:
+                logger.warning(
+                    "%s %s: %s", counted(count, "automatic replay"), what, "; ".join(islice(self._refusals, 3))
+                )
         if self._audit_id and not self._replayed:
             # Entries without an effect would displace those of operators.
             self._log.store.remove_audit_entry(self._audit_id)
