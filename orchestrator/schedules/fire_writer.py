@@ -37,7 +37,7 @@ from orchestrator.schedules.fire_kinds import (
 from orchestrator.schedules.scripts import Written
 from orchestrator.sending.address import Directory
 from orchestrator.sending.agent_messages import build_message
-from orchestrator.sending.celery_sends import TaskSend, has_own_way, send_by_task
+from orchestrator.sending.celery_sends import TaskSend, has_own_way, refuse_outside_of_runs, send_by_task
 from orchestrator.sending.fast_publisher import PublishChannel
 from orchestrator.sending.message_template import MessageTemplate, encode, take_template
 from orchestrator.sending.message_texts import hidden_in, reprs_of
@@ -273,6 +273,7 @@ class FireWriter:
             signature = self._app.signature(
                 recipient.task, list(recipient.args), dict(recipient.kwargs), options=dict(recipient.options)
             )
+            refuse_outside_of_runs(self._app.tasks.get(recipient.task), recipient.task)
             message = build_task_message(self._app, self._directory, signature, None, options)
             return replace(message, id=delivery)
         address = self._directory.address(recipient.agent, recipient.message)

@@ -17,6 +17,7 @@ from celery import Celery, Task, states
 from celery.result import EagerResult
 from celery.utils.functional import maybe_list
 
+from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.supervision import HEADER
 from orchestrator.sending.message_texts import reprs_of
 from orchestrator.sending.outgoing_message import OutgoingMessage, own_headers
@@ -28,6 +29,25 @@ _SHADOW_NAME: Final = Task.shadow_name
 
 #: Options of a send that name where its message goes.
 _PLACES: Final = ("queue", "exchange", "routing_key")
+
+
+#: Attribute of what is executed as a step of a run alone: how it is started.
+STARTED_BY: Final = "__started_by__"
+
+
+def refuse_outside_of_runs(recipient: Any, name: object) -> None:
+    """Refuse to send what is executed as a step of a run alone: a workflow function, or its task.
+
+    Raises:
+        InvalidPolicy: it is one.
+    """
+    if how := getattr(recipient, STARTED_BY, ""):
+        raise outside_of_runs(name, how)
+
+
+def outside_of_runs(name: object, how: str) -> InvalidPolicy:
+    """The error of a send of what is executed as a step of a run alone, and is started otherwise."""
+    return InvalidPolicy("recipient", name, f"a task or an agent; this is a workflow function, {how}")
 
 
 def has_own_way(task: Any) -> bool:
@@ -164,7 +184,11 @@ class SendTask:
         self._to_agent = build_agent_message
 
     def __call__(self, name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
-        """Publish. Celery sends what is neither for an agent nor a supervised send of a task."""
+        """Publish. Celery sends what is neither for an agent nor a supervised send of a task.
+
+        Raises:
+            InvalidPolicy: it is a workflow function's task.
+        """
         send = _expected(name)
         if send is not None and send.inline:
             send.record(args, kwargs, {**options, "task_id": options.get("task_id") or send.message.id})
@@ -177,6 +201,7 @@ class SendTask:
             except DuplicateSend as duplicate:
                 # A supervised send that its task's class has delayed; no sender waits for it any more.
                 return self._app.AsyncResult(duplicate.first_id)
+        refuse_outside_of_runs(self._app._tasks.get(name), name)
         return self.celery(name, args, kwargs, *more, **(self._to_agent(name, options) or options))
 
     def _supervised(self, send: TaskSend, name: str, args: Any, kwargs: Any, more: Any, options: dict[str, Any]) -> Any:

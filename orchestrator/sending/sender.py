@@ -28,6 +28,7 @@ from orchestrator.sending.broadcast import (
     strategy_of,
     without_time_limits,
 )
+from orchestrator.sending.celery_sends import refuse_outside_of_runs
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.destination import checked_queue_of, queue_of
@@ -82,9 +83,11 @@ class Sender:
         """
         if isinstance(recipient, Task):
             recipient = recipient.s()
+        is_signature = isinstance(recipient, Signature)
+        refuse_outside_of_runs(self._app.tasks.get(recipient.task) if is_signature else recipient, recipient)
         outgoing = (
             build_task_message(self._app, self._directory, recipient, message, options)
-            if isinstance(recipient, Signature)
+            if is_signature
             else build_agent_message(self._directory, recipient, message, options)
         )
         checked_queue_of(self._app, outgoing)

@@ -28,6 +28,7 @@ from orchestrator.core.errors import (
     InvalidResult,
     InvalidStepInput,
     Nondeterministic,
+    NotSupervised,
     ResultTooLarge,
     StepFailed,
     SuspensionCaught,
@@ -55,7 +56,7 @@ TRACEBACK_LIMIT = 8000
 #: Errors that another attempt would only repeat, or that are raised after the handler has run.
 _NEVER_RETRIED: Final = (
     InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput, InvalidExpansion, ResultTooLarge, Nondeterministic,
-    StepFailed, SuspensionCaught, TooManyCalls,
+    NotSupervised, StepFailed, SuspensionCaught, TooManyCalls,
 )  # fmt: skip
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, NoReturn, ParamSpec, TypeVar
 
 from celery.canvas import Signature
 
 from orchestrator.core.errors import CallerError, InvalidWorkflow, NotSupervised
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.workflow_plan import OnFailure
+from orchestrator.sending.celery_sends import STARTED_BY, outside_of_runs
 from orchestrator.sending.send_options import check_options
 from orchestrator.worker.execution import supervision_of
 from orchestrator.workflows.check import is_name
@@ -71,6 +72,11 @@ class WorkflowFunction(Generic[P, R]):
         if problems:
             raise InvalidWorkflow(self.name, problems)
         runtime.functions[self.task_name] = self
+        #: How it is started, for errors of what would send it.
+        self.__started_by__ = (
+            f"which orchestrator.workflows.start({self.__name__}, …) starts, or a workflow with the step "
+            f"{self.__name__}.s(…)"
+        )
         late = {"acks_late": True, "reject_on_worker_lost": True}
         self._app.task(
             _executed(runtime, function),
@@ -80,6 +86,7 @@ class WorkflowFunction(Generic[P, R]):
             typing=False,
             shared=False,
             **late,
+            **{STARTED_BY: self.__started_by__},
         )
 
     def __call__(self, context: WorkflowContext, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -96,6 +103,22 @@ class WorkflowFunction(Generic[P, R]):
         """
         inspect.signature(self.__wrapped__).bind(None, *args, **kwargs)
         return self._app.signature(self.task_name, args=args, kwargs=kwargs)
+
+    def delay(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        """Refuse, as :meth:`apply_async`.
+
+        Raises:
+            InvalidPolicy: always.
+        """
+        self.apply_async()
+
+    def apply_async(self, *_args: Any, **_options: Any) -> NoReturn:
+        """Refuse: outside of a run nothing is recorded. The error says what starts it.
+
+        Raises:
+            InvalidPolicy: always.
+        """
+        raise outside_of_runs(self, self.__started_by__)
 
     def workflow(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Workflow:
         """The workflow of one step that a start with these arguments is.

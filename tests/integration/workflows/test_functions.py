@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from celery import Celery
 
-from orchestrator import Cancelled, Dead, Handled, Workflow, WorkflowExists
+from orchestrator import Cancelled, Dead, Handled, Orchestrator, Retry, Workflow, WorkflowExists
 from orchestrator.workflows.records import ControlResult, StepState
 from orchestrator.workflows.references import Reference
 from orchestrator.workflows.run import Run
@@ -214,10 +215,18 @@ def test_what_a_function_has_caught_stays(cluster: WorkflowCluster) -> None:
 
 
 def test_its_task_alone_is_no_run(cluster: WorkflowCluster) -> None:
-    delivery = cluster.orchestrator.send(cluster.function("chain").s(1))
-    outcome = delivery.wait(timeout_s=30)
+    """Of a sender that does not know that it is one. Regression: the attempt was retried."""
+    if not cluster.has_worker:
+        pytest.skip("the sender's app is the worker's")
+    sender = Celery("unaware", broker=cluster.url, set_as_current=False)
+    try:
+        signature = sender.signature(cluster.function("chain").task_name, args=(1,))
+        outcome = Orchestrator(sender).send(signature, retry=Retry(max_retries=3)).wait(timeout_s=30)
+    finally:
+        sender.close()
     assert isinstance(outcome, Dead)
     assert "is a workflow function; allowed: workflows.start(…)" in outcome.error
+    assert (outcome.reason, outcome.attempts) == ("not supervised", 1)
 
 
 def test_a_fork_keeps_its_calls(cluster: WorkflowCluster) -> None:

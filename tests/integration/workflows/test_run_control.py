@@ -133,4 +133,5 @@ def test_a_letter_of_a_compensated_run_stays_a_letter(cluster: WorkflowCluster) 
     replayed = letters.query(error="ValueError").replay(all=True)
     assert letters.get(letter_id).id == letter_id
     assert (replayed.stopped, len(letters.list(1000)) <= before) == ("", True)
+    assert [(count, "compensated" in why) for why, count in replayed.refused.items()] == [(1, True)]
     assert run.status().state == "compensated"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from celery import Celery
 
-from orchestrator import InvalidPolicy, InvalidWorkflow, Orchestrator, Retry, Workflow, WorkflowContext
+from orchestrator import CallerError, InvalidPolicy, InvalidWorkflow, Orchestrator, Retry, Workflow, WorkflowContext
 
 
 @pytest.fixture
@@ -123,3 +123,32 @@ def test_what_is_recorded_with_a_call_is_bounded(orchestrator: Orchestrator) -> 
     run = orchestrator.workflows.start(reads, 3)
     assert run.status().state == "failed"
     assert "ResultTooLarge" in str(run.outcome("reads"))
+
+
+SENDS: dict[str, Callable[[Orchestrator, Any], Any]] = {
+    "send": lambda orchestrator, function: orchestrator.send(function.s(1)),
+    "send_itself": lambda orchestrator, function: orchestrator.send(function),
+    "call": lambda orchestrator, function: orchestrator.call(function.s(1), timeout_s=1),
+    "task": lambda orchestrator, function: orchestrator.send(orchestrator.app.tasks[function.task_name]),
+    "delay": lambda _, function: function.delay(1),
+    "apply_async": lambda _, function: function.apply_async((1,), countdown=1),
+    "schedule": lambda orchestrator, function: orchestrator.schedules.add("daily", function.s(1), every_s=60),
+}
+
+
+@pytest.mark.parametrize("send", SENDS)
+def test_a_send_of_it_says_how_it_is_started(orchestrator: Orchestrator, send: str) -> None:
+    """Regression: the message was accepted, and became a dead letter after four attempts."""
+    function = orchestrator.workflow(one)
+    with pytest.raises(CallerError, match=r"workflow function, .*workflows\.start\(one, …\) starts, .*one\.s\(…\)"):
+        SENDS[send](orchestrator, function)
+
+
+@pytest.mark.parametrize("send", ["apply_async", "send_task"])
+def test_celery_refuses_to_send_it(send: str) -> None:
+    app = Celery("functions", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    function = Orchestrator(app).workflow(one)
+    app.finalize()
+    with pytest.raises(InvalidPolicy, match=r"workflow function, .*workflows\.start\(one, …\)"):
+        function.s(1).apply_async() if send == "apply_async" else app.send_task(function.task_name, (1,))
+    app.close()
