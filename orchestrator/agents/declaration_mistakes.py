@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Final, get_args, get_type_hints
 
 from orchestrator.core.bulkhead import Bulkhead
+from orchestrator.core.concurrency import Concurrency
 from orchestrator.core.errors import InvalidDeclaration
 from orchestrator.core.flow_policy import Breaker, Mailbox
 from orchestrator.core.masked_repr import masked_repr
@@ -31,6 +32,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "mailbox": (Mailbox, dict, int),
     "breaker": (Breaker, dict, int),
     "bulkhead": (Bulkhead, dict, int),
+    "concurrency": (Concurrency, dict, int),
     "capabilities": (str, set, frozenset, list, tuple),
     "singleton": (bool, int, str),
 }
@@ -55,8 +57,30 @@ _ALIASES: Final[Mapping[str, str]] = {
     "capability": "capabilities",
 }
 
+#: Settings of Celery and others that an agent does not have, each with what there is instead.
+_ELSEWHERE: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("queue", "queues", "routing_key", "exchange"), "an agent's name is its queue"),
+    "rate_limit": "none; concurrency = Concurrency(n) limits how many messages run at a time",
+    **dict.fromkeys(("max_concurrency", "worker_concurrency"), "concurrency = Concurrency(n)"),
+    "acks_late": "none; a message is always acknowledged after its handler",
+    "reject_on_worker_lost": "none; a message of a dead worker is always requeued",
+    **dict.fromkeys(
+        ("prefetch", "prefetch_count", "prefetch_multiplier"),
+        "none; a worker holds as many messages as it has slots (worker_prefetch_multiplier)",
+    ),
+    **dict.fromkeys(("autoretry_for", "dont_autoretry_for"), "retry = Retry(on=…, never=…)"),
+    "serializer": "none; messages are JSON",
+    "ignore_result": "none; a send has track=False",
+}
+
+#: Types of values of such settings.
+_PLAIN: Final = (*_NUMBERS, bool, list, tuple, set, frozenset, dict)
+
 #: Methods that are called by their names.
 _CALLED: Final = ("on_down", "on_cancelled", "on_decision")
+
+#: What no message and no vote is, as annotations write it.
+_BUILTIN: Final = frozenset({"bool", "None", "int", "float", "str", "dict", "list"})
 
 _LIKENESS: Final = 0.75
 
@@ -82,6 +106,12 @@ def mistaken_settings(base: type, cls: type) -> Iterator[str]:
                 meant = nearest(name, _CALLED, likeness=0.85)
                 if meant:
                     yield f"{cls.__qualname__}.{name}: never called; did you mean {meant!r}?"
+                continue
+            if name in _ELSEWHERE and isinstance(value, _PLAIN):
+                yield (
+                    f"{cls.__qualname__}.{name}={masked_repr(value)}: no such setting; allowed: {_ELSEWHERE[name]} "
+                    f"(an attribute of your own: _{name})"
+                )
                 continue
             setting = _ALIASES.get(name) or nearest(name, _KINDS, likeness=_LIKENESS)
             if setting and isinstance(value, _KINDS[setting]):
@@ -119,6 +149,19 @@ def mistaken_message(method: Callable[..., Any], message: type[Any], handled: It
     if Any not in allowed and all(isinstance(kind, type) and not _may_be(message, kind) for kind in allowed):
         return getattr(hint, "__name__", str(hint))
     return ""
+
+
+def mistaken_return(method: Callable[..., Any], returned: type[Any]) -> str:
+    """The annotation of what a method returns, if it cannot be ``returned``; else empty."""
+    try:
+        hint = get_type_hints(method).get("return", Any)
+    except Exception:  # noqa: BLE001 - names of a function's own scope, or of imports for type checkers alone
+        written = str(inspect.signature(method).return_annotation).strip("\"'")
+        return written if written in _BUILTIN else ""
+    allowed = get_args(hint) or (hint,)
+    if Any in allowed or not all(isinstance(kind, type) and not _may_be(returned, kind) for kind in allowed):
+        return ""
+    return getattr(hint, "__name__", str(hint))
 
 
 def _may_be(message: type[Any], kind: type) -> bool:

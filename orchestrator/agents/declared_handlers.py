@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.agents.agent import Agent
-from orchestrator.agents.declaration_mistakes import called_method, mistaken_message
+from orchestrator.agents.declaration_mistakes import called_method, mistaken_message, mistaken_return
 from orchestrator.agents.declared_policy import declared_policy
 from orchestrator.agents.marks import DeclaredMark, HandlesMark, PeriodicMark, RepliesMark, VotesMark, marks_of
 from orchestrator.agents.periodic import Fire, fire_message
@@ -16,7 +16,7 @@ from orchestrator.agents.singleton import TERM_MESSAGES
 from orchestrator.agents.spec import HandlerSpec
 from orchestrator.agents.votes import DECISION, DecisionFields, vote_name
 from orchestrator.core.cancelled_step import CancelledStep
-from orchestrator.core.decision import Decision
+from orchestrator.core.decision import Decision, Vote
 from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidDeclaration
 from orchestrator.core.message import message_name
@@ -94,6 +94,11 @@ class _Handlers:
             return self._add(message_name(message), spec, f"get the replies to {name}")
         if isinstance(mark, VotesMark):
             self._check_annotation(method, f"votes on {name}", mark.message)
+            if annotated := mistaken_return(getattr(self._cls, method), Vote):
+                raise InvalidDeclaration(
+                    f"{self._cls.__qualname__}.{method} votes on {name}, but returns {annotated}; "
+                    "allowed: Vote.approve() or Vote.reject(why)"
+                )
             spec = HandlerSpec(mark.message, method, policy, with_context, is_vote=True)
             return self._add(vote_name(name), spec, f"vote on {name}")
         self._check_annotation(method, f"handles {name}", mark.message)

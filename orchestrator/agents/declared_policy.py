@@ -17,7 +17,7 @@ def declared_policy(where: str, values: Mapping[str, Any], timeouts: Timeouts) -
     Raises:
         InvalidDeclaration: a value is not allowed; begins with ``where``.
     """
-    named = values["timeout_s"]
+    named = values.get("timeout_s")
     try:
         if not isinstance(named, str):
             return Policy(**values)

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
-from orchestrator.agents.marks import HandlesMark, checked_message, mark
+from orchestrator.agents.marks import HandlesMark, MethodOptions, check_names, checked_message, mark
 from orchestrator.core.errors import InvalidDeclaration
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message
-from orchestrator.core.policy import OnError, Retry, WhenDown, WhenOpen
+from orchestrator.core.policy import WhenDown, WhenOpen
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def handles(
-    message: type[Message],
-    *,
-    retry: Retry | None = None,
-    on_error: OnError | str | None = None,
-    timeout_s: float | str | None = None,
-    deadline_s: float | None = None,
-    expires_s: float | None = None,
-    priority: int | None = None,
-    when_down: WhenDown | str | None = None,
-    when_open: WhenOpen | str | None = None,
-    dead_letter_expired: bool | None = None,
-    idempotent: bool = False,
-) -> Callable[[F], F]:
+class HandlesOptions(MethodOptions, total=False):
+    """What ``@handles`` takes."""
+
+    deadline_s: float | None
+    expires_s: float | None
+    when_down: WhenDown | str | None
+    when_open: WhenOpen | str | None
+    dead_letter_expired: bool | None
+    #: Whether it may run twice for one request.
+    idempotent: bool
+
+
+def handles(message: type[Message], **options: Unpack[HandlesOptions]) -> Callable[[F], F]:
     """Mark a method as the handler of ``message``; it is called with the message and a :class:`Context`.
 
     A handler without a second parameter is called with the message alone. The options are those of :class:`Agent`,
@@ -35,21 +34,14 @@ def handles(
 
     Raises:
         InvalidDeclaration: ``message`` is not a :class:`Message` class, or ``idempotent`` no bool.
+        TypeError: there is no such option.
     """
     checked_message("handles", message)
+    check_names("handles", options, HandlesOptions.__optional_keys__)
+    policy: dict[str, Any] = dict(options)
+    idempotent = policy.pop("idempotent", False)
     if not isinstance(idempotent, bool):
         raise InvalidDeclaration(
             f"@handles({message.__name__}, idempotent={masked_repr(idempotent)}); allowed: True or False"
         )
-    policy = {
-        "retry": retry,
-        "on_error": on_error,
-        "timeout_s": timeout_s,
-        "deadline_s": deadline_s,
-        "expires_s": expires_s,
-        "priority": priority,
-        "when_down": when_down,
-        "when_open": when_open,
-        "dead_letter_expired": dead_letter_expired,
-    }
     return mark(HandlesMark(message, policy, idempotent))

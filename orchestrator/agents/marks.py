@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 
 from orchestrator.core.errors import InvalidDeclaration
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, message_name
+from orchestrator.core.nearest import meant
+from orchestrator.core.policy import OnError, Retry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,6 +69,29 @@ def checked_message(decorator: str, message: object) -> type[Message]:
     if not (isinstance(message, type) and issubclass(message, Message)):
         raise InvalidDeclaration(f"@{decorator}({masked_repr(message)}): allowed: a subclass of Message")
     return message
+
+
+class MethodOptions(TypedDict, total=False):
+    """What ``@votes`` and ``@replies`` take: options of :class:`Agent`, for the messages that call the method."""
+
+    retry: Retry | None
+    on_error: OnError | str | None
+    timeout_s: float | str | None
+    priority: int | None
+
+
+def check_names(decorator: str, options: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Check the names of a decorator's options.
+
+    Raises:
+        TypeError: it has no such option.
+    """
+    for name in options:
+        if name not in allowed:
+            raise TypeError(
+                f"{decorator}() got an unexpected keyword argument {name!r}; "
+                f"allowed: {', '.join(sorted(allowed))}{meant(name, allowed)}"
+            )
 
 
 def mark(value: DeclaredMark) -> Callable[[F], F]:

@@ -7,13 +7,12 @@ import inspect
 import textwrap
 import tokenize
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from pydantic import create_model
 
-from orchestrator.agents.marks import RepliesMark, checked_message, mark
+from orchestrator.agents.marks import MethodOptions, RepliesMark, check_names, checked_message, mark
 from orchestrator.core.message import Message, message_name
-from orchestrator.core.policy import OnError, Retry
 from orchestrator.core.reply import reply_name
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,14 +28,7 @@ class ReplyFields(Message):
     outcome: dict[str, Any]
 
 
-def replies(
-    message: type[Message],
-    *,
-    retry: Retry | None = None,
-    on_error: OnError | str | None = None,
-    timeout_s: float | str | None = None,
-    priority: int | None = None,
-) -> Callable[[F], F]:
+def replies(message: type[Message], **options: Unpack[MethodOptions]) -> Callable[[F], F]:
     """Mark a method that is called with each reply to a ``message`` that this agent has asked with ``then=True``.
 
     It is called with a :class:`Reply` and a :class:`Context`, or with the reply alone. The options are those of
@@ -44,9 +36,10 @@ def replies(
 
     Raises:
         InvalidDeclaration: ``message`` is not a :class:`Message` class.
+        TypeError: there is no such option.
     """
-    policy = {"retry": retry, "on_error": on_error, "timeout_s": timeout_s, "priority": priority}
-    return mark(RepliesMark(checked_message("replies", message), policy))
+    check_names("replies", options, MethodOptions.__optional_keys__)
+    return mark(RepliesMark(checked_message("replies", message), options))
 
 
 def reply_message(message: type[Message]) -> type[Message]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
-from orchestrator.agents.marks import VotesMark, checked_message, mark
+from orchestrator.agents.marks import MethodOptions, VotesMark, check_names, checked_message, mark
 from orchestrator.core.decision import Decision, Vote
 from orchestrator.core.errors import InvalidResult
 from orchestrator.core.message import Message
-from orchestrator.core.policy import OnError, Retry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,14 +34,7 @@ class DecisionFields(Message):
         return Decision.from_wire(self.ballot, self.message, self.proposal, self.rule, self.decided)
 
 
-def votes(
-    message: type[Message],
-    *,
-    retry: Retry | None = None,
-    on_error: OnError | str | None = None,
-    timeout_s: float | str | None = None,
-    priority: int | None = None,
-) -> Callable[[F], F]:
+def votes(message: type[Message], **options: Unpack[MethodOptions]) -> Callable[[F], F]:
     """Mark a method that votes on each ``message`` that is proposed to this agent; it returns a :class:`Vote`.
 
     It is called with the proposal and a :class:`Context`, or with the proposal alone. The options are those of
@@ -51,9 +43,10 @@ def votes(
 
     Raises:
         InvalidDeclaration: ``message`` is not a :class:`Message` class.
+        TypeError: there is no such option.
     """
-    policy = {"retry": retry, "on_error": on_error, "timeout_s": timeout_s, "priority": priority}
-    return mark(VotesMark(checked_message("votes", message), policy))
+    check_names("votes", options, MethodOptions.__optional_keys__)
+    return mark(VotesMark(checked_message("votes", message), options))
 
 
 def vote_name(message: str) -> str:

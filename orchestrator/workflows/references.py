@@ -11,8 +11,33 @@ from orchestrator.core.result_path import MARK
 Path = tuple[str | int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class _Unknown:
+    """Refuses what would silently make a text or a bool of a value that comes later."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise TypeError(f"{self!r} is not known yet, so it is no text; pass it as an argument of its own")
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"{self!r} is not known yet, so it is neither true nor false; a handler of a later step decides"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, _Unknown):
+            return self is other or (type(self) is type(other) and self._parts() == other._parts())
+        raise TypeError(f"{self!r} is not known yet, so it equals nothing; a handler of a later step compares")
+
+    def __hash__(self) -> int:
+        return hash(self._parts())
+
+    def _parts(self) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference(_Unknown):
     """The result of a step, or a part of it: ``step.result["pages"][0]``.
 
     Its value is ``None`` if the step was not handled.
@@ -33,9 +58,12 @@ class Reference:
     def __repr__(self) -> str:
         return f"{self.step}.result" + "".join(f"[{part!r}]" for part in self.path)
 
+    def _parts(self) -> tuple[Any, ...]:
+        return self.step, self.path
 
-@dataclass(frozen=True, slots=True)
-class Item:
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item(_Unknown):
     """Stands in a map's message for the item that the message is about, or for a part of it."""
 
     path: Path = ()
@@ -48,6 +76,9 @@ class Item:
 
     def __repr__(self) -> str:
         return "ITEM" + "".join(f"[{part!r}]" for part in self.path)
+
+    def _parts(self) -> tuple[Any, ...]:
+        return self.path
 
 
 @dataclass(frozen=True, slots=True)

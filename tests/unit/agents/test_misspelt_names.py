@@ -7,7 +7,20 @@ from typing import Any, ClassVar, Optional, Union
 
 import pytest
 
-from orchestrator import Agent, Context, Exponential, Fire, Message, Orchestrator, Retry, every, handles
+from orchestrator import (
+    Agent,
+    Concurrency,
+    Context,
+    Exponential,
+    Fire,
+    Message,
+    Orchestrator,
+    Retry,
+    every,
+    handles,
+    replies,
+    votes,
+)
 from orchestrator.agents.unknown_names import unknown_names
 from orchestrator.core.errors import InvalidDeclaration, InvalidSettings, UnknownAgent
 from orchestrator.core.nearest import nearest
@@ -257,3 +270,41 @@ def test_a_periodic_method_may_leave_its_annotation_out() -> None:
         def tock(self, fire: Fire | None) -> None: ...
 
     make("redis://127.0.0.1:1/0", hosts=False).host(Ticking)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "instead"),
+    [
+        ("queue", "slow", "an agent's name is its queue"),
+        ("queues", ["slow"], "an agent's name is its queue"),
+        ("rate_limit", "10/m", r"none; concurrency = Concurrency\(n\)"),
+        ("acks_late", True, "none; a message is always acknowledged after its handler"),
+        ("prefetch", 1, "none; a worker holds as many messages as it has slots"),
+        ("max_concurrency", 4, r"concurrency = Concurrency\(n\)"),
+        ("autoretry_for", (ValueError,), r"retry = Retry\(on=…"),
+    ],
+)
+def test_a_setting_of_celery_is_refused_with_what_there_is_instead(name: str, value: Any, instead: str) -> None:
+    with pytest.raises(InvalidDeclaration, match=rf"Billing\.{name}=.*: no such setting; allowed: {instead}"):
+        hosted(**{name: value})
+    hosted(**{f"_{name}": value})
+
+
+def test_an_object_that_is_called_queue_is_no_setting() -> None:
+    hosted(queue=object())
+
+
+def test_a_misspelt_concurrency_is_refused() -> None:
+    with pytest.raises(InvalidDeclaration, match=r"did you mean 'concurrency'\?"):
+        hosted(concurency=Concurrency(5))
+
+
+@pytest.mark.parametrize("decorator", [handles, replies, votes], ids=lambda decorator: decorator.__name__)
+def test_an_option_that_a_decorator_does_not_have_is_named_with_those_it_has(decorator: Any) -> None:
+    with pytest.raises(
+        TypeError,
+        match=rf"{decorator.__name__}\(\) got .* argument 'on_death'; allowed: .*on_error, .*timeout_s",
+    ):
+        decorator(Charge, on_death="fail")
+    with pytest.raises(TypeError, match="did you mean 'retry'"):
+        decorator(Charge, retries=3)

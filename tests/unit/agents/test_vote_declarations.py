@@ -56,6 +56,21 @@ def _vote(self: Any, proposal: Scale) -> Vote:
     return Vote.approve()
 
 
+def _says_yes(self: Any, proposal: Scale) -> bool:
+    return True
+
+
+def _says_nothing(self: Any, proposal: Scale) -> None: ...
+
+
+def _may_abstain(self: Any, proposal: Scale) -> Vote | None:
+    return Vote.approve()
+
+
+def test_a_method_may_say_that_it_does_not_always_vote() -> None:
+    inspect_agent(_class(vote=votes(Scale)(_may_abstain)))
+
+
 def _takes_a_proposal(self: Any, proposal: Scale) -> None: ...
 
 
@@ -72,6 +87,9 @@ def _decision(self: Any, decision: Decision) -> None: ...
         ({"vote": votes(Scale)(replies(Scale)(lambda self, a: 1))},
          r"marked with @replies\(Scale\) and @votes\(Scale\)"),
         ({"vote": votes(Other)(_vote)}, "Node.vote votes on Other, but takes Scale; allowed: Other"),
+        ({"vote": votes(Scale)(_says_yes)},
+         r"Node.vote votes on Scale, but returns bool; allowed: Vote.approve\(\) or Vote.reject\(why\)"),
+        ({"vote": votes(Scale)(_says_nothing)}, "Node.vote votes on Scale, but returns None"),
         ({"vote": votes(Scale)(lambda self: 1)}, "takes 0 arguments; allowed: message, or message and context"),
         ({"vote": votes(Scale, timeout_s=-1)(lambda self, a: 1)}, "Node.vote: timeout_s=-1 is not allowed"),
         ({"on_decision": _decision, "x": handles(Other)(lambda self, a: 1)},
