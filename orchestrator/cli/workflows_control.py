@@ -13,6 +13,7 @@ from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.printable import one_line
 from orchestrator.cli.reported_errors import ExitCode, Stop, exit_codes, reported
+from orchestrator.core.nearest import meant
 from orchestrator.core.plural import counted
 
 if TYPE_CHECKING:
@@ -176,3 +177,8 @@ def post_event(context: click.Context, run_id: str, event: str, payload: str, as
     except ValueError as error:
         raise Stop(f"the payload is not JSON: {error}", ExitCode.CALLER) from None
     _control(context, run_id, as_json, lambda run: run.post(event, value))
+    awaited = orchestrator_of(context).workflows.get(run_id).details().awaited
+    if event not in awaited:
+        # No error: the step that waits for it may not have been called yet.
+        text = f"Warning: no step of {run_id} waits for the event {event} so far{meant(event, awaited)}"
+        click.echo(one_line(text), err=True)

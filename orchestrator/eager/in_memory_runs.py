@@ -274,7 +274,8 @@ class InMemoryRuns:
             for number, step in self._runs[uid].steps.items()
             if step.placement is not None
         }
-        return RunDetails(status, step_records(rule.plan, states, rule.maps, declared, candidates))
+        steps = step_records(rule.plan, states, rule.maps, declared, candidates)
+        return RunDetails(status, steps, tuple(sorted(rule.events)))
 
     def _state(self, rule: Run, step: str) -> str:
         """The state of a step as Redis has it."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from orchestrator.core.nearest import meant
 from orchestrator.core.plural import counted
 from orchestrator.core.run_state import OPEN_STATES, RunState
 from orchestrator.workflows.records import ENDED_STATES, RunDetails, RunStatus, StepRecord, StepState
 
 
 def explain(details: RunDetails) -> list[str]:
-    """A line on the run, and one on each step that has not ended."""
+    """A line on the run, one on each step that has not ended, and one on each event that no step waits for."""
     waits_for: dict[str, list[str]] = {}
     ended = {step.name for step in details.steps if step.state in ENDED_STATES}
     for step in details.steps:
@@ -23,6 +24,9 @@ def explain(details: RunDetails) -> list[str]:
     for step in details.steps:
         if step.state not in ENDED_STATES:
             lines.append(f"{step.name}: {_step(step, details.status, waits_for.get(step.name, []))}")
+    for event in details.posted:
+        if event not in details.awaited:
+            lines.append(f"the event {event} was posted, and no step waits for it{meant(event, details.awaited)}")
     return lines
 
 

@@ -150,6 +150,13 @@ class RunDetails:
 
     status: RunStatus
     steps: tuple[StepRecord, ...] = field(default_factory=tuple)
+    #: The names of the events that were posted to it, sorted.
+    posted: tuple[str, ...] = ()
+
+    @property
+    def awaited(self) -> frozenset[str]:
+        """The names of the events that its steps wait for, or have waited for."""
+        return frozenset(step.plan.options.get("event", "") for step in self.steps if step.plan is not None) - {""}
 
     @property
     def progress(self) -> float:

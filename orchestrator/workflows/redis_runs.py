@@ -222,7 +222,9 @@ class RedisRuns:
         maps = {number: [int(n) for n in text.split(",")] for number, text in self._scan(f"{key}:maps")}
         declared: Any = self._ask(lambda: self._store.client.hget(key, "declared"))
         candidates = self._ask(lambda: candidates_in(self._store, uid, plans))
-        return RunDetails(status, step_records(plans, states, maps, int(declared or status.total), candidates))
+        posted = sorted(event for event, _ in self._scan(f"{key}:events"))
+        steps = step_records(plans, states, maps, int(declared or status.total), candidates)
+        return RunDetails(status, steps, tuple(posted))
 
     def outcome(self, uid: str, number: str) -> Outcome | None:
         """See :class:`RunsBackend`."""

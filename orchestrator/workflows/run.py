@@ -74,7 +74,7 @@ class Run:
         return details
 
     def explain(self) -> list[str]:
-        """A line on the run's state, then one on each step that has not ended: what it waits for."""
+        """A line on the run's state, one on each step that has not ended, and one on each event no step waits for."""
         return explain(self.details())
 
     def graph(self) -> dict[str, Any]:
