@@ -267,6 +267,13 @@ class StepFailed(AgentError):
         self.outcome = outcome
 
 
+class CallNotDeployed(StepFailed):
+    """A call of a workflow function failed by what is deployed: no worker has its task, or its handler was not run.
+
+    A function that does not catch this error is not compensated: after a deploy, a retry of the call goes on.
+    """
+
+
 class Nondeterministic(AgentError):
     """A workflow function, executed again, asks for something else than it did before."""
 

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     RESULT = "result not stored"
     RESULT_TOO_LARGE = "result too large"
     UNSUPERVISED = "not supervised"
+    DEPLOYMENT = "deployment"
     UNSETTLED = "unsettled"
 
 

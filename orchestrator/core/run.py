@@ -28,9 +28,11 @@ from orchestrator.core.run_calls import (
 from orchestrator.core.run_maps import begin_map, is_unsent, item_ended, send_items
 from orchestrator.core.run_placement import leave_unplaced, place_unplaced
 from orchestrator.core.run_recalls import recall, send_ready
-from orchestrator.core.run_retries import remember_undo, reopen, retry, unfail
+from orchestrator.core.run_retries import compensate_after_all, remember_undo, reopen, retry, unfail
 from orchestrator.core.run_state import (
     COMPENSATION_STATES,
+    DEAD_BY_DEPLOYMENT,
+    DEPLOYMENT_REASONS,
     ENDED,
     FAILED,
     LETTERS,
@@ -138,7 +140,7 @@ class Run:
         if self.states.get(step) in ("s", "n"):
             self.counts["open"] -= 1
             self.unplaced.pop(step, None)
-        self._ended(step, str(outcome["outcome"]))
+        self._ended(step, str(outcome["outcome"]), outcome.get("reason"))
         return self._close()
 
     def pause(self) -> Effects:
@@ -379,6 +381,7 @@ class Run:
 
     def _revived(self, step: str, was: str) -> None:
         """A step that was not handled is handled after all, because its dead letter was replayed."""
+        self._leave_deployment(step)
         self.states[step] = "h"
         if step.startswith("u"):
             self.counts["undo_failures"] -= 1
@@ -405,23 +408,41 @@ class Run:
             reopen(self, RunState.RUNNING)
             self._plan_work("r")
 
+    def _leave_deployment(self, step: str) -> None:
+        """A step is not dead by the deployment any more, if it was."""
+        self.counts["deploy_failures"] -= self.states[step] == DEAD_BY_DEPLOYMENT
+
     def _forget_outcome(self, step: str, was: str) -> None:
+        self._leave_deployment(step)
         self.counts[ENDED[was]] -= 1
         del self.states[step]
         self.outcomes.pop(step, None)
 
-    def _ended(self, step: str, outcome: str) -> None:
+    def _ended_again(self, step: str, state: str, outcome: str, reason: str | None) -> None:
+        """The replayed letter of a step has its outcome."""
+        if outcome == "handled" and state != "h":
+            self._revived(step, state[0])
+        elif state == DEAD_BY_DEPLOYMENT and outcome == "dead" and reason not in DEPLOYMENT_REASONS:
+            self._leave_deployment(step)
+            self.states[step] = "d"
+        if state == DEAD_BY_DEPLOYMENT:
+            compensate_after_all(self)
+
+    def _ended(self, step: str, outcome: str, reason: str | None = None) -> None:
         """A step has ended; ``outcome`` is one of ``handled``, ``dead``, ``expired`` and ``cancelled``."""
-        was = self.states.get(step, "")[:1]
+        state = self.states.get(step, "")
+        was = state[:1]
         if was in ENDED:
-            if outcome == "handled" and was != "h":
-                self._revived(step, was)
+            self._ended_again(step, state, outcome, reason)
             return
         self.states[step] = LETTERS[outcome]
         handled = outcome == "handled"
         if step.startswith("u"):
             self.counts["undo_failures"] += not handled
             return
+        if outcome == "dead" and reason in DEPLOYMENT_REASONS and not self.plan[number_of(step)].guarded:
+            self.states[step] = DEAD_BY_DEPLOYMENT
+            self.counts["deploy_failures"] += 1
         self.counts[outcome] += 1
         if handled and was != "x":
             remember_undo(self, step)
@@ -513,7 +534,8 @@ class Run:
             case RunState.STOPPING | RunState.CANCELLED:
                 wanted = self.compensate
                 if self.state is RunState.STOPPING:
-                    wanted = self.on_failure is OnFailure.COMPENSATE
+                    # What a deploy repairs is not undone: a retry goes on.
+                    wanted = self.on_failure is OnFailure.COMPENSATE and self.counts["deploy_failures"] == 0
                 if wanted and self.undo:
                     self.state = RunState.COMPENSATING
                     return True

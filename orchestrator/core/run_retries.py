@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.core.run_state import STOPPED, RunState
-from orchestrator.core.workflow_plan import Kind, number_of
+from orchestrator.core.run_state import DEAD_BY_DEPLOYMENT, STOPPED, RunState
+from orchestrator.core.workflow_plan import Kind, OnFailure, number_of
 
 if TYPE_CHECKING:
     from orchestrator.core.run import Run
@@ -47,6 +47,13 @@ def reopen(run: Run, state: RunState) -> None:
     run.state, run.has_ended = state, False
 
 
+def compensate_after_all(run: Run) -> None:
+    """A failure by the deployment has ended; a run that it has kept from its compensation may have failed otherwise."""
+    is_owed = run.on_failure is OnFailure.COMPENSATE and run.undo and run.counts["failures"] > 0
+    if run.state is RunState.FAILED and is_owed and run.counts["deploy_failures"] == 0:
+        reopen(run, RunState.STOPPING)
+
+
 def unfail(run: Run, step: str, was: str) -> bool:
     """A step that was not handled is replaced after a replay. Returns false if others have begun on its failure."""
     number = number_of(step)
@@ -61,8 +68,11 @@ def unfail(run: Run, step: str, was: str) -> bool:
             run.counts["failures"] -= 1
             run._forget_outcome(number, of_map)
             run.states[number] = "m"
+    state = run.states[step]
     run._forget_outcome(step, was)
     if run.state in STOPPED and run.counts["failures"] == 0:
         reopen(run, RunState.RUNNING)
         run._plan_work("r")
+    elif state == DEAD_BY_DEPLOYMENT:
+        compensate_after_all(run)
     return True

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from orchestrator.core.outcome import Reason
+
 
 class RunState(StrEnum):
     """Where a run is."""
@@ -47,6 +49,21 @@ ENDED: Final = {"h": "handled", "d": "dead", "e": "expired", "c": "cancelled", "
 
 #: Those of a step that was not handled.
 FAILED: Final = ("d", "e", "c")
+
+#: Why a step is dead that failed by what is deployed, not by what it did: its handler was not run, or its function
+#: makes other calls than it did. Such a failure compensates nothing, for a deploy and a retry repair it.
+DEPLOYMENT_REASONS: Final = frozenset(
+    {
+        Reason.DEPLOYMENT,
+        Reason.UNKNOWN_TASK,
+        Reason.UNKNOWN_MESSAGE,
+        Reason.UNSUPERVISED,
+        Reason.MALFORMED,
+    }
+)
+
+#: The state of a step that is dead for one of these reasons and whose failure is its run's.
+DEAD_BY_DEPLOYMENT: Final = "d1"
 LETTERS: Final = {name: letter for letter, name in ENDED.items()}
 
 

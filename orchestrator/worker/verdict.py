@@ -22,6 +22,9 @@ _REASON_BY_ERROR = {
     "ResultNotStored": Reason.RESULT,
     "ResultTooLarge": Reason.RESULT_TOO_LARGE,
     "NotSupervised": Reason.UNSUPERVISED,
+    "HandlerNotRun": Reason.DEPLOYMENT,
+    "Nondeterministic": Reason.DEPLOYMENT,
+    "CallNotDeployed": Reason.DEPLOYMENT,
 }
 
 

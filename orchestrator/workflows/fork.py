@@ -13,7 +13,7 @@ from orchestrator.core.workflow_plan import StepPlan, number_of
 OWN_FIELDS: Final = frozenset(
     {
         "state", "paused", "paused_with", "compensate", "because", "started_ms", "ended_ms", "open", "failures",
-        "undo_failures", *ENDED.values(),
+        "undo_failures", "deploy_failures", *ENDED.values(),
     }
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 
 from orchestrator.core.errors import (
     CallerError,
+    CallNotDeployed,
     InvalidExpansion,
     Nondeterministic,
     ResultTooLarge,
@@ -22,8 +23,9 @@ from orchestrator.core.errors import (
     SuspensionCaught,
     TooManyCalls,
 )
-from orchestrator.core.outcome import Handled, Outcome
+from orchestrator.core.outcome import Dead, Handled, Outcome
 from orchestrator.core.run_calls import Suspended
+from orchestrator.core.run_state import DEPLOYMENT_REASONS
 from orchestrator.worker.execution import as_json
 from orchestrator.workflows.definition import StepDefinition
 from orchestrator.workflows.function_history import History, fingerprint_of
@@ -142,7 +144,8 @@ class Execution:
     def _result(self, name: str, outcome: Outcome | None) -> Any:
         if isinstance(outcome, Handled):
             return outcome.result
-        raise StepFailed(f"{self.run['name']}/{name}", outcome)
+        by_deployment = isinstance(outcome, Dead) and outcome.reason in DEPLOYMENT_REASONS
+        raise (CallNotDeployed if by_deployment else StepFailed)(f"{self.run['name']}/{name}", outcome)
 
     def check_place(self) -> None:
         """Whether what differs between executions, if it is asked for elsewhere, may be asked for here.

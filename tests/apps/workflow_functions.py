@@ -94,11 +94,18 @@ def declare(orchestrator: Orchestrator) -> None:
                 raise ValueError("in the handler of an error") from None
             return ctx.call("counter", Square(number=2)) if how == "calls" else "swallowed"
 
-    @orchestrator.workflow(retry=Retry(max_retries=0))
+    @orchestrator.workflow(retry=Retry(max_retries=0), on_failure="compensate")
+    def undeployed(ctx: WorkflowContext) -> Any:
+        """Calls a task that no worker has, after a call with an undo."""
+        ctx.call("counter", Square(number=2), undo=Undo(what="before"))
+        return ctx.call(orchestrator.app.signature("plain.gone"))
+
+    @orchestrator.workflow(retry=Retry(max_retries=0), on_failure="compensate")
     def changes(ctx: WorkflowContext, how: str) -> Any:
         """Calls something else than before once the key ``test:changed`` is there."""
         changed = _is_changed(orchestrator)
-        first = ctx.call("counter", Square(number=3 if changed and how == "argument" else 2))
+        number = 3 if changed and how == "argument" else 2
+        first = ctx.call("counter", Square(number=number), undo=Undo(what="changes"))
         if changed and how == "less":
             return first
         if changed and how == "other":

@@ -29,7 +29,8 @@ PLAIN = ("q0", "q1", "q2")
 QUEUES = (*PLAIN, *AGENTS)
 #: Deaths of its holders that make a message poison.
 MAX_DEATHS = 3
-COUNTS = ("open", "handled", "dead", "expired", "cancelled", "skipped", "failures", "undo_failures")
+COUNTS = ("open", "handled", "dead", "expired", "cancelled", "skipped", "failures", "undo_failures",
+          "deploy_failures")  # fmt: skip
 UID = "r"
 _COMMANDS = ("start_run", "advance_run", "control_run", "place_steps")
 _BUDGET = b"runs.BUDGET = 120\n"
@@ -117,12 +118,23 @@ class RunUnderTest:
         self.agents.left(queue)
         key = self.keys.outcome(f"{UID}.{step}")
         wire: dict[str, Any] = {"outcome": outcome, "attempts": 1}
-        if outcome == "dead":
+        if outcome in ("dead", "deployment"):
+            reason = "deployment" if outcome == "deployment" else "error"
             call = commands.dead_letter(
-                self.keys, queue, stream, entry, "{}", "error", "E", delivery=f"{UID}.{step}", ttl_ms=_DAY_MS
+                self.keys,
+                queue,
+                stream,
+                entry,
+                "{}",
+                reason,
+                "E",
+                delivery=f"{UID}.{step}",
+                outcome=json.dumps({"outcome": "dead", "reason": reason}),
+                ttl_ms=_DAY_MS,
             )
             self.letters[step] = self._transport(call).decode()
-            wire = {"outcome": "dead", "letter_id": self.letters[step]}
+            outcome = "dead"
+            wire = {"outcome": "dead", "reason": reason, "letter_id": self.letters[step]}
         else:
             wire |= {"result": result} if outcome == "handled" else {}
             ledger = self.keys.ledger(queue)

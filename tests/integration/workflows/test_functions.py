@@ -169,12 +169,26 @@ def test_other_calls_than_before_are_an_error_that_says_where(
     assert isinstance(outcome, Dead)
     assert outcome.error.startswith(f"Nondeterministic: changes is not deterministic: its call {position} was '{was}")
     assert f"and is now '{now}" in outcome.error
-    assert (outcome.attempts, run.status().state) == (1, "failed")
+    assert (outcome.reason, outcome.attempts, run.status().state) == ("deployment", 1, "failed")
+    assert "undo changes" not in cluster.noted()
     # With the old code again it goes on.
     _change(cluster, False)
     assert run.retry("changes") is ControlResult.DONE
     assert run.wait(20).state == "completed"
     assert run.result() == [4, 16]
+
+
+def test_a_call_of_a_task_that_is_not_deployed_compensates_nothing(cluster: WorkflowCluster) -> None:
+    if not cluster.has_worker:
+        pytest.skip("eager mode refuses a task that this process does not have")
+    run = cluster.executed("undeployed")
+    called, outcome = run.outcome("undeployed/call-2"), run.outcome("undeployed")
+    assert isinstance(called, Dead)
+    assert isinstance(outcome, Dead)
+    assert (called.reason, outcome.reason, run.status().state) == ("unknown task", "deployment", "failed")
+    assert "undo before" not in cluster.noted()
+    assert run.retry("undeployed/call-2") is ControlResult.DONE
+    assert run.wait(20).state == "failed"
 
 
 def _change(cluster: WorkflowCluster, changed: bool) -> None:

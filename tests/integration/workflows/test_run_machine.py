@@ -27,7 +27,7 @@ EVENTS = ("approved", "paid")
 RESULTS = st.sampled_from(
     [[1, 2, 3], [1, 2, 3], [1, 2], [1, 2, 3, 4], [], 7, {}, {"pages": [1, 2]}, None, "né", [None]]
 )
-OUTCOMES = st.sampled_from(["handled", "handled", "handled", "dead", "dead", "expired", "cancelled"])
+OUTCOMES = st.sampled_from(["handled", "handled", "handled", "dead", "dead", "deployment", "expired", "cancelled"])
 
 
 @st.composite

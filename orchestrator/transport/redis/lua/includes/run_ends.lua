@@ -76,7 +76,8 @@ runs.end_or_undo = function(r)
     end
     runs.finish(r, 'completed')
   elseif r.state == 'stopping' or r.state == 'cancelled' then
-    local wanted = r.on_failure == 'compensate'
+    -- What a deploy repairs is not undone: a retry goes on.
+    local wanted = r.on_failure == 'compensate' and runs.count_of(r, 'deploy_failures') == 0
     if r.state == 'cancelled' then wanted = redis.call('HGET', r.key, 'compensate') == '1' end
     if wanted and redis.call('EXISTS', undo) == 1 then
       redis.call('HSETNX', r.key, 'because', r.state == 'cancelled' and 'cancelled' or 'failed')

@@ -50,10 +50,13 @@ runs.unfail = function(r, step, was)
       runs.set_state(r, number, 'm')
     end
   end
+  local was_by_deployment = runs.state(r, step) == 'd1'
   runs.forget_end(r, step, was)
   if runs.STOPPED[r.state] and runs.count_of(r, 'failures') == 0 then
     runs.reopen(r, 'running')
     runs.plan_work(r, 'r', '')
+  elseif was_by_deployment then
+    runs.compensate_after_all(r)
   end
   return true
 end

@@ -2,8 +2,34 @@
 --- @include "runs"
 -- Steps that are handled after all, or begin again: after the replay of a dead letter, or a retry; part of runs.lua.
 
+-- The replayed letter of a step that was not handled has its outcome.
+runs.ended_again = function(r, step, was, outcome, by_deployment)
+  local was_by_deployment = runs.state(r, step) == 'd1'
+  if outcome == 'handled' then
+    runs.revived(r, step, was)
+  elseif was_by_deployment and outcome == 'dead' and not by_deployment then
+    runs.leave_deployment(r, step)
+    runs.set_state(r, step, 'd')
+  end
+  if was_by_deployment then runs.compensate_after_all(r) end
+end
+
+-- A step is not dead by the deployment any more, if it was.
+runs.leave_deployment = function(r, step)
+  if runs.state(r, step) == 'd1' then runs.count(r, 'deploy_failures', -1) end
+end
+
+-- A failure by the deployment has ended; a run that it has kept from its compensation may have failed otherwise.
+runs.compensate_after_all = function(r)
+  if r.state == 'failed' and r.on_failure == 'compensate' and runs.count_of(r, 'deploy_failures') == 0
+      and runs.count_of(r, 'failures') > 0 and redis.call('EXISTS', r.key .. ':undo') == 1 then
+    runs.reopen(r, 'stopping')
+  end
+end
+
 -- A step that was not handled is handled after all, because its dead letter was replayed.
 runs.revived = function(r, step, was)
+  runs.leave_deployment(r, step)
   runs.set_state(r, step, 'h')
   if step:sub(1, 1) == 'u' then
     runs.count(r, 'undo_failures', -1)
@@ -66,6 +92,7 @@ end
 
 -- A step has not ended after all.
 runs.forget_end = function(r, step, was)
+  runs.leave_deployment(r, step)
   runs.count(r, runs.NAMES[was], -1)
   runs.clear_state(r, step)
   redis.call('HDEL', r.key .. ':outcomes', step)

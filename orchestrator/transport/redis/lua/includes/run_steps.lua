@@ -17,6 +17,8 @@ runs.NAMES = {h = 'handled', d = 'dead', e = 'expired', c = 'cancelled', k = 'sk
 runs.RARE_PARTS = {':maps', ':agenda', ':ready', ':undo', ':events', ':held', ':calls', ':unplaced'}
 runs.PARTS = {':plan', ':templates', ':states', ':outcomes', ':ended', unpack(runs.RARE_PARTS)}
 runs.FAILED = {d = true, e = true, c = true}
+-- Why a step is dead that failed by what is deployed, not by what it did: that compensates nothing. Its state is then 'd1'.
+runs.DEPLOYMENT = {deployment = true, ['unknown task'] = true, ['unknown message'] = true, ['not supervised'] = true, malformed = true}
 -- A failed step has stopped the run: what would begin is kept until a replayed letter revives it.
 runs.STOPPED = {stopping = true, failed = true}
 -- Why no step of a run in such a state is retried; in any other it is, or was, compensated.
@@ -210,7 +212,7 @@ runs.step_ended = function(r, step, ended, outcome)
   redis.call('HSET', r.key .. ':outcomes', step, outcome)
   if was == 's' or was == 'n' then runs.count(r, 'open', -1) end
   if was == 'n' then runs.leave_unplaced(r, step) end
-  runs.ended(r, step, ended)
+  runs.ended(r, step, ended, ended == 'dead' and runs.DEPLOYMENT[cjson.decode(outcome).reason])
 end
 
 -- The workflow function that has made a call.
@@ -229,11 +231,11 @@ runs.remember_undo = function(r, step)
   end
 end
 
--- A step has ended, with one of these outcomes.
-runs.ended = function(r, step, outcome)
+-- A step has ended, with one of these outcomes; if it is dead, `by_deployment` or not.
+runs.ended = function(r, step, outcome, by_deployment)
   local was = runs.state(r, step):sub(1, 1)
   if runs.NAMES[was] then
-    if outcome == 'handled' and was ~= 'h' then runs.revived(r, step, was) end
+    if was ~= 'h' then runs.ended_again(r, step, was, outcome, by_deployment) end
     return
   end
   runs.set_state(r, step, runs.LETTERS[outcome])
@@ -241,6 +243,10 @@ runs.ended = function(r, step, outcome)
   if step:sub(1, 1) == 'u' then
     if not handled then runs.count(r, 'undo_failures', 1) end
     return
+  end
+  if by_deployment and not runs.plan(r, step).guarded then
+    runs.set_state(r, step, 'd1')
+    runs.count(r, 'deploy_failures', 1)
   end
   runs.count(r, outcome, 1)
   if handled and was ~= 'x' then runs.remember_undo(r, step) end

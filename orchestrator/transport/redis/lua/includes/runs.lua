@@ -21,7 +21,7 @@
 -- A step is its number; an item of a map is MAP.ITEM; the compensation of a step is 'u' .. the step.
 -- A state is one character and its values: w waits (dependencies ended, of these not handled); r ready; s sent (its entry);
 -- u waits for an event or a time; n unplaced; m a map that has begun (m3: its failed items are sent again, from item 3 on); x other
--- steps have taken its place (see run_expansions.lua); y waits for its calls (see run_calls.lua); h handled; d dead; e expired; c
--- cancelled; k skipped.
+-- steps have taken its place (see run_expansions.lua); y waits for its calls (see run_calls.lua); h handled; d dead (d1: by the
+-- deployment, and its failure is the run's); e expired; c cancelled; k skipped.
 local runs = {}
 --- @extend runs "run_steps"
