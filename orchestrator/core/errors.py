@@ -458,8 +458,8 @@ class AgentDown(InfrastructureError):
 class DeliveryTimeout(InfrastructureError):
     """No outcome was recorded within the caller's timeout."""
 
-    def __init__(self, delivery_id: str, timeout_s: float) -> None:
-        super().__init__(f"delivery {delivery_id} has no recorded outcome after {timeout_s:g} s")
+    def __init__(self, delivery_id: str, timeout_s: float, text: str = "") -> None:
+        super().__init__(text or f"delivery {delivery_id} has no recorded outcome after {timeout_s:g} s")
         self.delivery_id = delivery_id
         self.timeout_s = timeout_s
 

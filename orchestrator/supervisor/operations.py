@@ -165,10 +165,15 @@ class Operations:
         return Builder("add", definition.directory, tree.directory.path, app, definition.environment)
 
     def _add(self, request: Mapping[str, Any]) -> Table:
-        parents = self._paths({"id": request["parent"]}) if request.get("parent") else [""]
-        node = self._tree.state.nodes[parents[0]]
-        if len(parents) != 1 or not isinstance(node.spec, SupervisorSpec):
-            raise Refused(f"{request.get('parent')}: allowed: a supervisor")
+        wanted = str(request.get("parent") or "")
+        supervisors = [path for path, node in self._tree.state.nodes.items() if isinstance(node.spec, SupervisorSpec)]
+        found = [path for path in supervisors if wanted in (path, path.rpartition("/")[2])]
+        exact = [path for path in found if path == wanted]
+        parents = exact or found
+        if len(parents) != 1:
+            raise Refused(
+                f"{wanted}: allowed: a supervisor; there are: {', '.join(path or repr('') for path in supervisors)}"
+            )
         there = {path: one for path, one in self._tree.children.commands.items() if path in self._tree.state.nodes}
         specs, more = self._builder().further_child(parents[0], request.get("child"), there)
         taken = [path for path in more.templates if path in self._templates or path in self._tree.state.nodes]

@@ -45,6 +45,7 @@ class Run:
     def __init__(self, uid: str, workflow_id: str, backend: Callable[[], RunsBackend]) -> None:
         #: The run's own id, which no other run ever has; deliveries of its steps are ``UID.NUMBER``.
         self.uid = uid
+        #: What it was started with as ``workflow_id``, or a made-up one; ``workflows.get(id)`` finds it.
         self.id = workflow_id
         self._backend = backend
 
@@ -91,7 +92,8 @@ class Run:
         if not self._backend().wait(self.uid, seconds):
             status = self.status()
             if not status.ended:
-                raise DeliveryTimeout(self.uid, seconds)
+                text = f"run {self.id} has not ended after {seconds:g} s; it goes on"
+                raise DeliveryTimeout(self.uid, seconds, text)
         return self.status()
 
     def outcome(self, step: str | StepRecord) -> Outcome | None:
@@ -128,7 +130,8 @@ class Run:
             return self._backend().final(self.uid)
         except NotHandled:
             if not status.ended:
-                raise DeliveryTimeout(self.uid, 0) from None
+                text = f"run {self.id} has no result yet; run.wait(timeout_s) waits for its end"
+                raise DeliveryTimeout(self.uid, 0, text) from None
         # The step whose result is missing may have waited for another one that failed.
         for step in self.steps():
             if step.state in _FAILED:

@@ -17,6 +17,7 @@ from orchestrator.coordination.script_runner import ScriptRunner
 from orchestrator.core.barrier import Arriving, Ended, OnDeath, Reply, Status, Waiting
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
+from orchestrator.core.plural import counted
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.recorded_message import record_message
 from orchestrator.transport.redis.commands import Call
@@ -125,8 +126,8 @@ class RedisBarriers(Barriers):
         if concurrency and parties > free and (worker, name) not in self._warned:
             self._warned.add((worker, name))
             logger.warning(
-                "barrier %s has %d parties, and worker %s has %d free slots; parties that arrive with then= need none",
-                *(name, parties, worker, free),
+                "barrier %s has %s, and worker %s has %s; parties that arrive with then= need none",
+                *(name, counted(parties, "party", "parties"), worker, counted(free, "free slot")),
             )
 
     def sleep(self, name: str, token: str, longest_s: float) -> None:

@@ -102,7 +102,7 @@ def test_a_party_that_is_killed_while_it_waits_breaks_it_with_the_reason(
     mine = met(sender, "killed", 3)
     waits(sender, "killed", 2)
     eventually(lambda: "barrier killed has 3 parties" in worker.log())
-    assert "has 1 free slots; parties that arrive with then= need none" in worker.log()
+    assert "has 1 free slot; parties that arrive with then= need none" in worker.log()
     worker.kill()
     with pytest.raises(BarrierBroken, match=f"of party '{delivery.id}'; 1 missing") as error:
         mine.result(30)
