@@ -130,7 +130,8 @@ def replay_all(
                 batch += result.each()
             if progress is not None:
                 progress(result.processed - result.refused_count)
-            left -= result.processed
+            # A letter that was refused says nothing about the others, so it is none of a canary's batch.
+            left -= result.count
             skipped += result.processed - result.count - result.refused_count
             for one in result.refusals:
                 if isinstance(one.why, RunEnded | StepGoesOn):

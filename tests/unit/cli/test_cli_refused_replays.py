@@ -7,7 +7,7 @@ import json
 import pytest
 from celery import Celery
 
-from orchestrator import Agent, Message, Orchestrator, Retry, Workflow, handles
+from orchestrator import Agent, Canary, Message, Orchestrator, Retry, Workflow, handles
 from orchestrator.cli.dead_letters import dead_letters
 from orchestrator.maintenance.dead_letters import RetentionPolicy, run_maintenance
 from tests.support.command_line import invoke
@@ -89,3 +89,12 @@ def test_an_automatic_replay_of_a_compensated_step_is_given_up(court: Orchestrat
     run_maintenance(log, RetentionPolicy(auto_replays=5, first_replay_s=0))
     assert log.store.due(100) == []
     assert len(log.list()) == 3
+
+
+def test_a_refused_letter_is_no_canary(court: Orchestrator) -> None:
+    """Regression: the first letters were refused, so the next ten were sent without one that had gone before."""
+    for _ in range(4):
+        court.send("court", Verdict())
+    done = court.dead_letters.query(message="Verdict").replay(canary=Canary(max_failure_rate=0))
+    assert (done.sent, done.dead, done.stopped) == (1, 1, "1 of 1 have died again; at most 0% may")
+    assert sum(done.refused.values()) == 2
