@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,8 @@ from orchestrator.core.times import age, moment
 
 if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
-    from orchestrator.cli.tables import Toned
-    from orchestrator.workflows.records import RunDetails, RunStatus, StepRecord
+    from orchestrator.cli.tables import Console, Toned
+    from orchestrator.workflows.records import RunDetails, RunStatus, StepRecord, UndoRecord
 
 #: Steps of a picture, at most.
 _MOST_DRAWN = 2000
@@ -98,7 +98,7 @@ def list_runs(context: click.Context, name: str | None, state: str | None, limit
 def show_run(
     context: click.Context, run_id: str, state: str | None, limit: int, interval_s: float | None, as_json: bool
 ) -> None:
-    """Show run ID: its state, its progress, and its steps with what they depend on and why they failed."""
+    """Show run ID: its state, its progress, its steps with what they depend on and why they failed, its undos."""
     refuse_json(interval_s, as_json)
     orchestrator = orchestrator_of(context)
     _check_state(state)
@@ -110,7 +110,8 @@ def show_run(
             for record, step in islice(_chosen(details, state), limit)
         ]
         status = {**asdict(details.status), "ended": details.status.ended}
-        print_document({**status, "progress": round(details.progress, 4), "steps": chosen})
+        undos = [_undo_document(undo, orchestrator) for undo in details.undos[:limit]]
+        print_document({**status, "progress": round(details.progress, 4), "steps": chosen, "undos": undos})
     elif interval_s is None:
         _print_run(context, orchestrator, run.details(), state, limit)
     else:
@@ -184,6 +185,26 @@ def _print_run(
         fold=("outcome",),
         drop=("begins on", "mailbox"),
     )
+    if details.undos:
+        _print_undos(out, orchestrator, details.undos, limit)
+
+
+def _print_undos(out: Console, orchestrator: Orchestrator, undos: Sequence[UndoRecord], limit: int) -> None:
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import print_table
+
+    print_table(
+        out,
+        f"Undos: {len(undos)}" + (f", the first {limit} of them" if len(undos) > limit else ""),
+        ("undo", "state", "outcome"),
+        [(undo.name, _toned(undo.state), _line(undo.outcome, orchestrator)) for undo in undos[:limit]],
+        fold=("outcome",),
+    )
+
+
+def _undo_document(undo: UndoRecord, orchestrator: Orchestrator) -> dict[str, Any]:
+    outcome = outcome_document(undo.outcome, orchestrator.runtime.hidden)
+    return {"number": undo.number, "step": undo.step, "state": undo.state.value, "outcome": outcome}
 
 
 def _line(outcome: Outcome | None, orchestrator: Orchestrator) -> str:

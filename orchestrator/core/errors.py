@@ -213,11 +213,15 @@ class UnknownSchedule(CallerError):
 
 
 class RunEnded(CallerError):
-    """A dead letter is a step of a run whose compensation has begun, so that it is not replayed."""
+    """A dead letter is a step of a run whose compensation has begun, so that it is not replayed.
+
+    Letters of its compensations are.
+    """
 
     def __init__(self, queue: str) -> None:
         super().__init__(
-            f"a dead letter in {queue!r} is a step of a run that is compensated, or was; allowed: letters of other runs"
+            f"a dead letter in {queue!r} is a step of a run that is compensated, or was; "
+            "allowed: letters of its compensations, and of other runs"
         )
         self.queue = queue
 

@@ -190,10 +190,11 @@ class Run:
     def why_not_replayed(self, step: str) -> str:
         """Why a dead letter of a step is not replayed; empty if it may be.
 
-        ``run ended`` if its compensation has begun; ``step goes on`` if it has begun again or is about to, or another
-        letter is out: of two messages the one that ends first would be the step's outcome.
+        ``run ended`` if the compensation of its run has begun, of which it is no part; ``step goes on`` if it has begun
+        again or is about to, or another letter is out: of two messages the one that ends first would be the step's
+        outcome.
         """
-        if self.state in COMPENSATION_STATES:
+        if self.state in COMPENSATION_STATES and not step.startswith("u"):
             return "run ended"
         is_failed = self.states.get(step, "")[:1] in FAILED
         may_be = is_failed and step not in self.replayed and not is_unsent(self, step)

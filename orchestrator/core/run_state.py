@@ -35,7 +35,7 @@ OPEN_STATES: Final = frozenset(
     {RunState.WRITING, RunState.QUEUED, RunState.RUNNING, RunState.STOPPING, RunState.COMPENSATING}
 )
 
-#: States in which its compensation has begun; a dead letter of it is not replayed.
+#: States in which its compensation has begun; of its dead letters only those of compensations are replayed.
 COMPENSATION_STATES: Final = frozenset({RunState.COMPENSATING, RunState.COMPENSATED, RunState.COMPENSATION_FAILED})
 
 #: States of a run in which a failed step has stopped it; what would begin is kept until a replayed letter revives it.

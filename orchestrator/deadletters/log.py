@@ -147,7 +147,7 @@ class DeadLetters:
             UnknownDeadLetter: the log has no letter with this id (any more).
             CallerError: the letter names no mailbox.
             MailboxFull, CircuitOpen: the mailbox refuses messages now; the letter stays.
-            RunEnded: it is a step of a workflow's run whose compensation has begun; the letter stays.
+            RunEnded: it is a step of a workflow's run whose compensation has begun, and no `undo`; the letter stays.
             StepGoesOn: it is a step that has begun again, or of which another letter was replayed; the letter stays.
         """
         letter = self.get(letter_id)

@@ -35,7 +35,7 @@ from orchestrator.workflows.fork import counts_of, kept_states, kept_steps, to_r
 from orchestrator.workflows.function_calls import NewCalls, compiled_calls
 from orchestrator.workflows.function_history import History, history_of
 from orchestrator.workflows.placement import Placement
-from orchestrator.workflows.records import RunDetails, RunStatus, status_from, step_records
+from orchestrator.workflows.records import RunDetails, RunStatus, failed_undos, status_from, step_records, undo_records
 from orchestrator.workflows.step_arguments import ItemCount, Outcomes, fill, final_result, outcome_in_run, run_gone
 
 
@@ -275,7 +275,10 @@ class InMemoryRuns:
             if step.placement is not None
         }
         steps = step_records(rule.plan, states, rule.maps, declared, candidates)
-        return RunDetails(status, steps, tuple(sorted(rule.events)))
+        owed = rule.undo if rule.state is RunState.COMPENSATING else ()
+        outcomes = {step: self.outcome(uid, step) for step in failed_undos(states)}
+        undos = undo_records(rule.plan, states, owed, outcomes)
+        return RunDetails(status, steps, tuple(sorted(rule.events)), undos)
 
     def _state(self, rule: Run, step: str) -> str:
         """The state of a step as Redis has it."""

@@ -1,17 +1,18 @@
-"""Why each open step of a run waits, in words."""
+"""Why each open step of a run waits, and how far its compensation has come, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from orchestrator.core.nearest import meant
+from orchestrator.core.outcome import Dead
 from orchestrator.core.plural import counted
 from orchestrator.core.run_state import OPEN_STATES, RunState
-from orchestrator.workflows.records import ENDED_STATES, RunDetails, RunStatus, StepRecord, StepState
+from orchestrator.workflows.records import ENDED_STATES, RunDetails, RunStatus, StepRecord, StepState, UndoRecord
 
 
 def explain(details: RunDetails) -> list[str]:
-    """A line on the run, one on each step that has not ended, and one on each event that no step waits for."""
+    """A line on the run, on each step that has not ended, on each undo, and on each event that no step waits for."""
     waits_for: dict[str, list[str]] = {}
     ended = {step.name for step in details.steps if step.state in ENDED_STATES}
     for step in details.steps:
@@ -24,10 +25,26 @@ def explain(details: RunDetails) -> list[str]:
     for step in details.steps:
         if step.state not in ENDED_STATES:
             lines.append(f"{step.name}: {_step(step, details.status, waits_for.get(step.name, []))}")
+    lines += [f"{undo.name}: {_undo(undo, details.status)}" for undo in details.undos]
     for event in details.posted:
         if event not in details.awaited:
             lines.append(f"the event {event} was posted, and no step waits for it{meant(event, details.awaited)}")
     return lines
+
+
+def _undo(undo: UndoRecord, status: RunStatus) -> str:
+    match undo:
+        case UndoRecord(state=StepState.SENT):
+            return f"its message is out; delivery {status.uid}.{undo.number}"
+        case UndoRecord(state=StepState.UNPLACED):
+            return "unplaced: no living agent offers what it needs"
+        case UndoRecord(state=StepState.WAITING):
+            return "waits for its turn"
+        case UndoRecord(outcome=Dead(reason, error, _, str(letter_id))):
+            return f"dead: {reason}: {error}; replay its dead letter {letter_id}, or edit it, to have it compensated"
+        case UndoRecord(outcome=Dead(reason, error)):
+            return f"dead, without a dead letter: {reason}: {error}"
+    return undo.state.value
 
 
 def _run(status: RunStatus) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from orchestrator.core.expansion import Expanded, steps_in_place
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.run_calls import Suspended
-from orchestrator.core.run_state import OPEN_STATES, RunState
+from orchestrator.core.run_state import FAILED, OPEN_STATES, RunState
 from orchestrator.core.workflow_plan import StepPlan, number_of
 from orchestrator.workflows.compiler import CompiledWorkflow
 from orchestrator.workflows.expansion import Compile, NewSteps
@@ -145,13 +145,33 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class UndoRecord:
+    """The compensation of a handled step, or of an item of a map, as it was at one moment."""
+
+    #: Its delivery is ``UID.NUMBER``.
+    number: str
+    #: The name of the step; of an item ``page[2]``.
+    step: str
+    #: ``WAITING`` until it is its turn.
+    state: StepState
+    #: If it was not handled: why, and the id of its dead letter.
+    outcome: Outcome | None = None
+
+    @property
+    def name(self) -> str:
+        """As its message has it."""
+        return f"{self.step}.undo"
+
+
+@dataclass(frozen=True, slots=True)
 class RunDetails:
-    """A run with all of its steps."""
+    """A run with all of its steps, and its compensations once these have begun."""
 
     status: RunStatus
     steps: tuple[StepRecord, ...] = field(default_factory=tuple)
     #: The names of the events that were posted to it, sorted.
     posted: tuple[str, ...] = ()
+    undos: tuple[UndoRecord, ...] = ()
 
     @property
     def awaited(self) -> frozenset[str]:
@@ -292,6 +312,34 @@ def status_from(uid: str, run: Mapping[str, Any]) -> RunStatus:
 def is_step(number: str) -> bool:
     """Whether a number in a plan is that of a step, or of what begins the steps that take the place of one."""
     return number.isdigit() or number[:1] == "x"
+
+
+def failed_undos(states: Mapping[str, str]) -> list[str]:
+    """The numbers of the compensations that were not handled."""
+    return [step for step, state in states.items() if step.startswith("u") and state[:1] in FAILED]
+
+
+def undo_records(
+    plan: Mapping[str, StepPlan],
+    states: Mapping[str, str],
+    owed: Sequence[str],
+    outcomes: Mapping[str, Outcome | None],
+) -> tuple[UndoRecord, ...]:
+    """The compensations of a run: those that have begun, the last step first, then those that are ``owed``, by turns.
+
+    ``outcomes`` are those of :func:`failed_undos`.
+    """
+
+    def place(step: str) -> list[int]:
+        return [int(part) for part in step[1:].split(".")]
+
+    def record(step: str) -> UndoRecord:
+        number, _, item = step[1:].partition(".")
+        name = plan[number].name + (f"[{item}]" if item else "")
+        return UndoRecord(step, name, step_state(states.get(step, "")), outcomes.get(step))
+
+    begun = sorted((step for step in states if step.startswith("u")), key=place, reverse=True)
+    return tuple(map(record, begun + [f"u{step}" for step in reversed(owed)]))
 
 
 def step_records(

@@ -17,6 +17,7 @@ from orchestrator.core.expansion import Expanded
 from orchestrator.core.forks import lazy_property
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.run_calls import CallList, Suspended
+from orchestrator.core.run_state import RunState
 from orchestrator.core.workflow_plan import Kind, StepPlan
 from orchestrator.registry.outdated_workers import refuse_outdated
 from orchestrator.registry.registry import OutdatedIncarnation
@@ -34,7 +35,16 @@ from orchestrator.workflows.function_calls import NewCalls
 from orchestrator.workflows.function_history import History, history_of
 from orchestrator.workflows.placing import Placing, candidates_in
 from orchestrator.workflows.plan_writer import PlanWriter, roots_of, write_in_parts
-from orchestrator.workflows.records import RunDetails, RunStatus, is_step, status_from, step_records
+from orchestrator.workflows.records import (
+    RunDetails,
+    RunStatus,
+    UndoRecord,
+    failed_undos,
+    is_step,
+    status_from,
+    step_records,
+    undo_records,
+)
 from orchestrator.workflows.redis_expansion import write_calls, write_expansion
 from orchestrator.workflows.redis_fork import write_fork
 from orchestrator.workflows.step_arguments import final_from_redis, outcome_in_run, readers, run_gone
@@ -224,7 +234,17 @@ class RedisRuns:
         candidates = self._ask(lambda: candidates_in(self._store, uid, plans))
         posted = sorted(event for event, _ in self._scan(f"{key}:events"))
         steps = step_records(plans, states, maps, int(declared or status.total), candidates)
-        return RunDetails(status, steps, tuple(posted))
+        return RunDetails(status, steps, tuple(posted), self._undos(status, plans, states))
+
+    def _undos(
+        self, status: RunStatus, plans: Mapping[str, StepPlan], states: Mapping[str, str]
+    ) -> tuple[UndoRecord, ...]:
+        key, owed = f"{self._store.keys.run(status.uid)}:undo", []
+        if status.state is RunState.COMPENSATING:
+            raw: Any = self._ask(lambda: self._store.client.lrange(key, 0, -1))
+            owed = [step.decode() for step in raw]
+        outcomes = {step: self.outcome(status.uid, step) for step in failed_undos(states)[:_PAGE]}
+        return undo_records(plans, states, owed, outcomes)
 
     def outcome(self, uid: str, number: str) -> Outcome | None:
         """See :class:`RunsBackend`."""

@@ -75,7 +75,10 @@ class Run:
         return details
 
     def explain(self) -> list[str]:
-        """A line on the run's state, one on each step that has not ended, and one on each event no step waits for."""
+        """A line on the run's state, one on each step that has not ended, and one on each event no step waits for.
+
+        Once its compensation has begun also one on each ``undo``: its state, and if it has failed its error and letter.
+        """
         return explain(self.details())
 
     def graph(self) -> dict[str, Any]:

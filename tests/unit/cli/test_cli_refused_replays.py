@@ -51,7 +51,10 @@ def court() -> Orchestrator:
     return orchestrator
 
 
-WHY = "a dead letter in 'court' is a step of a run that is compensated, or was; allowed: letters of other runs"
+WHY = (
+    "a dead letter in 'court' is a step of a run that is compensated, or was; "
+    "allowed: letters of its compensations, and of other runs"
+)
 
 
 def test_a_bulk_replay_counts_what_it_was_refused_by_the_reason(court: Orchestrator) -> None:

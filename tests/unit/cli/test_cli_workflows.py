@@ -69,6 +69,24 @@ def test_a_run_is_shown_with_its_progress_and_why_a_step_failed(orchestrator: Or
     assert len(_document(orchestrator, "show", "book 1", "--limit", "1")["steps"]) == 1
 
 
+def test_each_undo_is_shown_with_its_letter(orchestrator: Orchestrator) -> None:
+    flow = Workflow("saga", on_failure="compensate")
+    numbers = flow.step("list", List(count=2), to="counter")
+    over = numbers.result["numbers"]
+    pages = flow.map("page", Square, over=over, fields={"number": ITEM}, to="counter", undo=Square(number=13))
+    flow.step("fails", orchestrator.app.tasks["plain.fail"].s(), retry=Retry(max_retries=0), after=pages)
+    orchestrator.workflows.start(flow, workflow_id="s1")
+    document = _document(orchestrator, "show", "s1")
+    assert [(undo["number"], undo["step"], undo["state"]) for undo in document["undos"]] == [
+        ("u1.1", "page[1]", "dead"),
+        ("u1.0", "page[0]", "dead"),
+    ]
+    letter_ids = [undo["outcome"]["letter_id"] for undo in document["undos"]]
+    shown = " ".join(invoke(orchestrator.app, workflows, "show", "s1").stdout.split())
+    assert all(text in shown for text in ("Undos: 2", "page[1].undo", "page[0].undo", *letter_ids))
+    assert _document(orchestrator, "explain", "s1")["lines"][1].startswith("page[1].undo: dead: ")
+
+
 def test_in_a_run_that_has_ended_nothing_waits(orchestrator: Orchestrator) -> None:
     _failed(orchestrator)
     shown = invoke(orchestrator.app, workflows, "show", "f1").stdout

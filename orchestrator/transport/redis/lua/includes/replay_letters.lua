@@ -106,13 +106,13 @@ local function is_to_be_sent(run, step)
   return place and tonumber(item) >= tonumber(place)
 end
 
--- Why a step's letter is not replayed: the compensation of its run has begun; or the step has begun again or is about to, or another of
+-- Why a step's letter is not replayed: the compensation of its run has begun, of which it is no part; or the step has begun again or is about to, or another of
 -- its letters was replayed, so that two messages would be out, and the one that ends first would be the step's outcome.
 local COMPENSATED = {compensating = true, compensated = true, ['compensation failed'] = true}
 local function why_not_replayed(run, step, replayed)
   local state = redis.call('HGET', run, 'state')
   if not state then return nil end
-  if COMPENSATED[state] then return 'run ended' end
+  if COMPENSATED[state] and step:sub(1, 1) ~= 'u' then return 'run ended' end
   local failed = (redis.call('HGET', run .. ':states', step) or ''):find('^[dec]')
   return (not failed or replayed or is_to_be_sent(run, step)) and 'step goes on' or nil
 end
