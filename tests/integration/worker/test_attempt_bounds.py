@@ -110,7 +110,7 @@ def test_what_did_not_run_is_not_handled(cluster: ExecutionCluster, kind: str) -
         cluster.orchestrator.send("giver", app.Give(kind=kind)).wait(timeout_s=WAIT_S),
     ):
         assert isinstance(outcome, Dead)
-        assert (outcome.reason, outcome.attempts) == ("non-retryable error", 1)
+        assert (outcome.reason, outcome.attempts) == ("deployment", 1)
         assert outcome.error.startswith("HandlerNotRun: ")
         assert kind in outcome.error
 

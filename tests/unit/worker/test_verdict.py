@@ -19,6 +19,10 @@ def failure(kind: str = "ValueError", attempt: int = 4) -> Failure:
     [
         ("ValueError", 4, "retries exhausted"),
         ("ValueError", 1, "non-retryable error"),
+        ("NotSupervised", 1, "not supervised"),
+        ("HandlerNotRun", 1, "deployment"),
+        ("Nondeterministic", 1, "deployment"),
+        ("CallNotDeployed", 1, "deployment"),
         ("InvalidMessage", 1, "validation"),
         # Raised by a send of the handler's own; a message that nobody handles never comes so far.
         ("UnknownMessage", 1, "non-retryable error"),
