@@ -42,16 +42,17 @@ def leases_run_out(server: EmbeddedServer) -> Any:
 @pytest.mark.parametrize("is_kept", [True, False], ids=["with its data", "empty"])
 def test_after_a_gap_without_candidates_the_next_term_has_a_larger_number(is_kept: bool) -> None:
     with EmbeddedServer(config=KEPT if is_kept else {}) as server:
-        with CandidateProcess(server.url, ELECTION) as first, CandidateProcess(server.url, ELECTION) as waiting:
+        with CandidateProcess(server.url, ELECTION) as first:
             number = first.term()
-            with observer(server) as election:
-                led = election.leader()
-                assert led is not None
-                eventually(lambda: len(election.candidates()) == 1)
-            run_out = leases_run_out(server)
-            # The one that waits first: else it would lead.
-            waiting.kill()
-            first.kill()
+            with CandidateProcess(server.url, ELECTION) as waiting:
+                with observer(server) as election:
+                    led = election.leader()
+                    assert led is not None
+                    eventually(lambda: len(election.candidates()) == 1)
+                run_out = leases_run_out(server)
+                # The one that waits first: else it would lead.
+                waiting.kill()
+                first.kill()
         server.kill()
         run_out()
         server.restart()
@@ -93,4 +94,5 @@ def test_nobody_is_deposed_for_the_time_in_which_redis_was_away() -> None:
             assert second.term() > number
             ended = election.observe(after=leader, timeout_s=10)
             assert ended is not None
-            assert ended.reason == "lost"
+            # By whoever finds it first: the sweep that sees its heartbeat late, or one that sees how its process ended.
+            assert ended.reason in ("lost", "killed")
