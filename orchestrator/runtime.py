@@ -44,6 +44,7 @@ from orchestrator.worker.configuration import Configuration, OrchestratedSetting
 from orchestrator.worker.heartbeat_fields import HeartbeatFields
 from orchestrator.worker.hosting import register_handlers, supervise_tasks
 from orchestrator.worker.masked_logs import mask_logs
+from orchestrator.worker.replacement_failed import add_tasks
 
 if TYPE_CHECKING:
     from orchestrator.agents.breakers import Breakers
@@ -119,6 +120,7 @@ class Runtime:
         app.send_task = SendTask(app, lambda task, options: self.sender.by_celery(task, options))
         app.steps["worker"].update(_WORKER_STEPS)
         app.steps["consumer"].update(_CONSUMER_STEPS)
+        add_tasks(app)
         app.on_after_finalize.connect(self._on_finalize, weak=False)
         if app.finalized:
             self._on_finalize()

@@ -249,6 +249,15 @@ class ResultTooLarge(AgentError):
         self.limit = limit
 
 
+class ReplacementFailed(AgentError):
+    """What replaced a task (``self.replace``) failed before its last task, whose outcome is the delivery's."""
+
+    def __init__(self, task: str, error: str) -> None:
+        super().__init__(f"what replaced {task} failed before its last task: {error}")
+        self.task = task
+        self.error = error
+
+
 class InvalidStepInput(AgentError):
     """An argument of a workflow's step refers to a part of a result that is not there."""
 

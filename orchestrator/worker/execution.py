@@ -29,6 +29,7 @@ from orchestrator.core.errors import (
     InvalidStepInput,
     Nondeterministic,
     NotSupervised,
+    ReplacementFailed,
     ResultTooLarge,
     StepFailed,
     SuspensionCaught,
@@ -56,7 +57,7 @@ TRACEBACK_LIMIT = 8000
 #: Errors that another attempt would only repeat, or that are raised after the handler has run.
 _NEVER_RETRIED: Final = (
     InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput, InvalidExpansion, ResultTooLarge, Nondeterministic,
-    NotSupervised, StepFailed, SuspensionCaught, TooManyCalls,
+    NotSupervised, ReplacementFailed, StepFailed, SuspensionCaught, TooManyCalls,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from celery.exceptions import ImproperlyConfigured
 from orchestrator.agents.expand import Expand
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.worker.execution import supervision_of
+from orchestrator.worker.replacement_failed import end_with
 from orchestrator.worker.step_replaced import StepReplaced
 
 
@@ -54,8 +55,11 @@ def inherited(task: Any, on_replace: Callable[[Signature], Any]) -> Callable[[Si
         if supervision is not None:
             # Without the idempotency key: with it, the replacement would be a duplicate of this delivery.
             wire = replace(supervision, failures=(), idempotency=None).to_wire()
-            for heir in _with_id(replacement, request.id):
+            heirs = list(_with_id(replacement, request.id))
+            for heir in heirs:
                 heir.set(headers={**(heir.options.get("headers") or {}), HEADER: wire})
+            if heirs and heirs != [replacement]:
+                end_with(replacement, task, request, supervision)
         return on_replace(replacement)
 
     return send

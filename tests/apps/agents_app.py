@@ -336,6 +336,18 @@ def replaced(task: Task, a: int, b: int, kind: str = "task") -> Any:
         "group": group(add.s(a, b), add.s(b, a)),
         "starmap": add.starmap([(a, b), (b, a)]),
         "failing": tasks["plain.fail"].s(str(a)),
+        "failing chord": chord([add.s(a, 0), tasks["plain.fail"].s(str(a))], tasks["plain.total"].s()),
+        "failing body": chord([add.s(a, 0), add.s(b, 0)], tasks["plain.fail"].si(str(a))),
+        "failing group": group(add.s(a, b), tasks["plain.fail"].s(str(a))),
+        "failing chunks": add.chunks([(a, b), (a, "no")], 1).group(),
+        "failing chain": chain(tasks["plain.fail"].s(str(a)), add.s(a), add.s(b)),
+        "failing last": chain(add.s(a, b), tasks["plain.fail"].si(str(a))),
+        "chord in a chain": chain(
+            chord([add.s(a, 0), tasks["plain.fail"].s(str(a))], tasks["plain.total"].s()), add.s(a), add.s(b)
+        ),
+        "group in a chain": chain(
+            add.s(a, 0), group(tasks["plain.fail"].si(str(a)), add.s(b)), tasks["plain.total"].s()
+        ),
     }
     return task.replace(by[kind])
 
@@ -349,6 +361,12 @@ def noted(task: Task, what: Any, name: str) -> None:
         NOTED.append(str(what))
     else:
         _record().rpush(f"test:noted:{name}", str(what))
+
+
+def kills_its_worker_once(_request: Any, _error: Any, _traceback: Any) -> None:
+    """An errback that Celery calls within a worker: the first call kills it."""
+    if _record().incr("test:kills") == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 #: What is shut in this process, where there is no Redis.
@@ -382,7 +400,7 @@ def make(broker_url: str | None = None, *, eager: bool = False, hosts: bool = Tr
         app.conf.result_backend = broker_url
     app.conf.task_always_eager = eager
     orchestrator = Orchestrator(app, load_settings(**settings))
-    for function in (add, total, fail, hold, lasts):
+    for function in (add, total, fail, hold, lasts, kills_its_worker_once):
         app.task(name=f"plain.{function.__name__}", shared=False)(function)
     for method in (bound, again, replaced, noted, gated):
         app.task(name=f"plain.{method.__name__}", bind=True, shared=False)(method)
