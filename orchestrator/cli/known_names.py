@@ -52,7 +52,7 @@ def _messages(orchestrator: Orchestrator) -> Iterator[str]:
     for spec in orchestrator.agents.values():
         yield from spec.handlers
         yield "on_down"
-    yield from (name for name in orchestrator.app.tasks if not name.startswith("celery."))
+    yield from (name for name in orchestrator.app.tasks if not name.startswith(("celery.", "orchestrator.")))
 
 
 def _has(orchestrator: Orchestrator, dimension: str, value: str) -> bool:
