@@ -188,7 +188,8 @@ class AckPipeline:
 
     def _send(self, may_wait: bool) -> None:
         connection = self._commands.connection
-        if self._queue and connection is not self._loaded_on:
+        # A reply that is still to come would be taken for the answer.
+        if connection is not self._loaded_on and not self._unread:
             missing = self._missing_scripts()
             connection = self._loaded_on = self._commands.connection
             with self._mutex:

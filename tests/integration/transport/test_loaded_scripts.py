@@ -44,3 +44,19 @@ def test_a_worker_that_may_not_ask_for_them_loads_them(redis_url: str) -> None:
         finally:
             client.execute_command("ACL", "DELUSER", "narrow")
         assert client.script_exists(sha("settle")) == [True]
+
+
+def test_the_replies_to_acknowledgements_are_not_taken_for_the_answer(redis_url: str) -> None:
+    """Regression: acknowledgements were sent first, and their reply was read as which scripts there are."""
+    pool: Any = redis.ConnectionPool.from_url(redis_url)
+    pipeline = AckPipeline(pool, flush_s=3600, flush_count=1, group="g")
+    try:
+        for entry in range(5):
+            pipeline.ack("orc:q:0:a", "orc:ledger:a", "handled", f"1-{entry}")
+            pipeline.command("RPUSH", "marks", entry)
+        assert pipeline.flush(wait_s=5)
+        with redis.Redis.from_url(redis_url) as client:
+            assert client.lrange("marks", 0, -1) == [b"0", b"1", b"2", b"3", b"4"]
+    finally:
+        pipeline.close(wait_s=5)
+        pool.disconnect()
