@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
 from chaos.cluster import Cluster
 from chaos.judge import Verdict, judge, percentile
@@ -23,6 +25,8 @@ _SHOWN = 10
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print the verdict, and return 0 if all promises held."""
     options = parse(arguments)
+    # As SIGINT does: what the run has started is ended before it is.
+    signal.signal(signal.SIGTERM, _end)
     logs = options.logs or Path(tempfile.mkdtemp(prefix="chaos-"))
     logs.mkdir(parents=True, exist_ok=True)
     print(_headline(options), flush=True)
@@ -47,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"logs: {logs}")
     print(verdict.line, flush=True)
     return 1 if verdict.violations else 0
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _headline(options: Options) -> str:
@@ -83,10 +91,10 @@ def _report(verdict: Verdict, logs: Path) -> None:
         f"{verdict.lanes.entered} executions in lanes, at most {verdict.lanes.most} of a key at a time"
     )
     times = verdict.recovered_s
+    elsewhere = f", after {percentile(times, 0.5):.2f} s (median), {max(times):.2f} s (worst)" if times else ""
     print(
         f"{verdict.uncertain} sends uncertain; {len(verdict.bystanders)} harmless messages dead-lettered as poison; "
-        f"{len(times)} kills of workers with messages, which ran elsewhere after "
-        f"{percentile(times, 0.5):.2f} s (median), {max(times, default=0.0):.2f} s (worst)"
+        f"messages of {len(times)} killed workers ran elsewhere{elsewhere}"
     )
 
 

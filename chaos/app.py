@@ -13,6 +13,7 @@ from celery import Celery, Task
 from chaos import functions, line, redis_record
 from chaos.ballots import VOTERS, VoterA, VoterB, VoterC
 from chaos.barriers import MUSTER, Muster
+from chaos.claimed import watch_claims
 from chaos.clock import Clock
 from chaos.contended import CHIEF, KEEPER, Chief, Keeper
 from chaos.lanes import LANE, Lane
@@ -23,7 +24,7 @@ from chaos.steps import GATHER, PART, Steps, gather, part
 from chaos.witness import VARIABLE, witness
 from orchestrator import Agent, Context, Down, Exponential, Message, Orchestrator, Retry, handles, load_settings
 from orchestrator.core.errors import InfrastructureError
-from orchestrator.worker.owner import Owner
+from orchestrator.worker.execution.owner import Owner
 
 #: Pauses between attempts. Without jitter, so that the judge knows when an attempt is due.
 RETRY = Retry(max_retries=3, backoff=Exponential(initial_s=0.05, factor=2.0, cap_s=0.5, jitter=0.0))
@@ -144,6 +145,7 @@ if VARIABLE in os.environ:
     # A process of a run; not a test of the judge.
     redis_record.install()
     line.watch_lines()
+    watch_claims(QUEUES, ID)
 orchestrator = make()
 app = orchestrator.app
 end_with_owner()

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from celery import Celery
 
 from chaos import redis_record
 from chaos.app import COORDINATION, ID, QUEUES, SENTRY
+from chaos.claimed import id_of
 from chaos.claims import ClaimsSeen, look_at_claims
 from chaos.clock import CLOCK, Clock
 from chaos.contended import ELECTION, SINGLETON
@@ -30,13 +31,13 @@ from chaos.steps import STEPS
 from chaos.tree import OPTIONS, Tree
 from chaos.witness import VARIABLE, Witness
 from orchestrator import Orchestrator
-from orchestrator.core.outcome import Reason
+from orchestrator.core.deliveries.outcome import Reason
+from orchestrator.core.schedules.triggers import Interval
 from orchestrator.core.settings import load_settings
-from orchestrator.core.supervision import HEADER
-from orchestrator.core.triggers import Interval
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.maintenance.manager import QUEUE as MANAGER_QUEUE
-from orchestrator.sending.call_counts import CallCounts
+from orchestrator.registry.registry import Death
+from orchestrator.sending.calls.call_counts import CallCounts
 from orchestrator.sending.ledger import LedgerRow, read_ledger
 
 _CONCURRENCY = {"solo": 1, "threads": 4, "prefork": 2}
@@ -179,7 +180,9 @@ class Cluster:
                     stream, store.group, "-", "+", _READ_LIMIT, consumername=consumer["name"]
                 ):
                     place = entry["message_id"]
-                    held.update(_id_of(fields) for _, fields in client.xrange(stream, place, place) if b"m" in fields)
+                    held.update(
+                        id_of(fields[b"m"], ID) for _, fields in client.xrange(stream, place, place) if b"m" in fields
+                    )
         return held
 
     def waiting(self) -> set[str]:
@@ -189,8 +192,8 @@ class Cluster:
         found: set[str] = set()
         for queue in QUEUES:
             for stream in filter(client.exists, store.streams(queue)):
-                found.update(_id_of(fields) for _, fields in client.xrange(stream) if b"m" in fields)
-            found.update(_id_of({b"m": body}) for body in client.hvals(store.keys.delayed_bodies(queue)))
+                found.update(id_of(fields[b"m"], ID) for _, fields in client.xrange(stream) if b"m" in fields)
+            found.update(id_of(body, ID) for body in client.hvals(store.keys.delayed_bodies(queue)))
         return found
 
     def runs(self) -> list[RunRecord]:
@@ -252,12 +255,9 @@ class Cluster:
         client: Any = store.client
         return int(client.zcard(store.keys.leases)) + int(client.zcard(store.keys.dying))
 
-    def ended(self) -> dict[str, int]:
-        """When each incarnation was first on record as having ended, in ms."""
-        ended: dict[str, int] = {}
-        for death in self.orchestrator.registry.deaths(_READ_LIMIT):
-            ended[death.incarnation] = min(death.at_ms, ended.get(death.incarnation, death.at_ms))
-        return ended
+    def deaths(self) -> list[Death]:
+        """The record of deaths."""
+        return self.orchestrator.registry.deaths(_READ_LIMIT)
 
     def leased_pids(self) -> set[int]:
         """Process ids of living incarnations."""
@@ -292,9 +292,3 @@ def _celery(command: str, name: str, queues: str, pool: str, concurrency: int) -
         *("-n", f"{name}@%h", "-Q", queues, "-P", pool, "-c", str(concurrency)),
         *("-l", "WARNING", *_ALONE),
     )
-
-
-def _id_of(fields: Mapping[bytes, bytes]) -> str:
-    headers = json.loads(fields[b"m"])["headers"]
-    metadata = (headers.get(HEADER) or {}).get("metadata") or {}
-    return str(metadata.get(ID) or headers["id"])

@@ -74,14 +74,14 @@ class Chief(Agent):
 def hold(orchestrator: Orchestrator, kind: str, wait_s: float, nap_s: float) -> None:
     """Hold something for a while, as the owner that is here; waits in vain if it does not get it in time."""
     held: Any
-    match kind:
-        case "lease":
-            held = orchestrator.lease("ledger", wait_s=wait_s)
-        case "semaphore":
-            held = orchestrator.semaphore("api", PERMITS).acquire(wait_s)
-        case _:
-            held = orchestrator.pool("gpu", RESOURCES).checkout(wait_s)
     try:
+        match kind:
+            case "lease":
+                held = orchestrator.lease("ledger", wait_s=wait_s)
+            case "semaphore":
+                held = orchestrator.semaphore("api", PERMITS).acquire(wait_s)
+            case _:
+                held = orchestrator.pool("gpu", RESOURCES).checkout(wait_s)
         with held:
             write_while_held(kind, held, nap_s)
     except (LeaseTaken, PoolEmpty, *AWAY):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from chaos.app import COORDINATION, ID, RETRY, SENTRY
@@ -15,18 +15,21 @@ from chaos.judge_lanes import ROWS as ROWS_OF_LANES
 from chaos.judge_lanes import LanesVerdict, judge_lanes
 from chaos.judge_leases import LeasesVerdict, judge_leases
 from chaos.judge_placement import PlacementVerdict, judge_placement
+from chaos.judge_recovery import Recovery, recoveries, tardy
 from chaos.judge_runs import RunsVerdict, is_of_runs, judge_runs
 from chaos.judge_schedules import ScheduleRecord, SchedulesVerdict, judge_schedules
 from chaos.judge_terms import judge_terms
 from chaos.judge_votes import VotesVerdict, judge_votes
+from chaos.lives import Life, describe
 from chaos.placed import CRANES
 from chaos.redis_record import Recorded
 from chaos.run_records import RunRecord
 from chaos.steps import STEPS
 from chaos.witness import Row
-from orchestrator.core.outcome import Reason
+from orchestrator.core.deliveries.outcome import Reason
 from orchestrator.deadletters.letter import DeadLetter
-from orchestrator.sending.call_counts import CallCounts
+from orchestrator.registry.registry import Death
+from orchestrator.sending.calls.call_counts import CallCounts
 from orchestrator.sending.ledger import LedgerRow, total
 
 #: Tolerance for rounding and for the clocks of two servers on one machine, in seconds.
@@ -34,9 +37,6 @@ SKEW_MS = 50
 
 #: Deaths that make a message poison (the default that the run uses).
 _DEATHS = 3
-
-#: Seconds from a SIGKILL until the victim's messages run elsewhere, above which the report names the case.
-_PROMPT_S = 2.0
 
 #: Minimum length of the record of deaths.
 _RECORDED = 1000
@@ -76,8 +76,8 @@ class Evidence:
     #: DOWNs that were recorded, and inconsistencies among the monitors.
     downs: int = 0
     inconsistencies: Sequence[str] = ()
-    #: Incarnations whose end is recorded -> when, in ms.
-    ended: Mapping[str, int] = field(default_factory=dict)
+    #: The record of deaths.
+    deaths: Sequence[Death] = ()
     runs: Sequence[RunRecord] = ()
     schedules: Sequence[ScheduleRecord] = ()
     #: The ledger of fires.
@@ -86,6 +86,14 @@ class Evidence:
     record: Sequence[Recorded] = ()
     claims: Sequence[ClaimsSeen] = ()
     calls: Sequence[CallCounts] = ()
+
+    @property
+    def ended(self) -> dict[str, int]:
+        """When each incarnation was first on record as having ended, in ms."""
+        ended: dict[str, int] = {}
+        for death in self.deaths:
+            ended[death.incarnation] = min(death.at_ms, ended.get(death.incarnation, death.at_ms))
+        return ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,7 @@ class Verdict:
     early: int
     duplicated: int
     kills: int
+    #: For each SIGKILL of a worker with messages: how long others served until the last of them began elsewhere.
     recovered_s: tuple[float, ...]
     violations: tuple[str, ...]
     #: Harmless messages whose workers died as often as poison kills.
@@ -129,7 +138,8 @@ class Verdict:
             f"chaos: accepted={self.accepted} handled={self.handled} dead={self.dead} lost={self.lost} "
             f"early={self.early} duplicated={self.duplicated} kills={self.kills} "
             f"per_kill={self.duplicated / self.kills if self.kills else 0.0:.2f} "
-            f"recovered_p99_s={percentile(self.recovered_s, 0.99):.2f} "
+            f"recovered={len(self.recovered_s)} "
+            f"recovered_p99_s={f'{percentile(self.recovered_s, 0.99):.2f}' if self.recovered_s else '-'} "
             f"workflows={self.runs.started} fires={self.schedules.fired} "
             f"grants={self.leases.grants} terms={self.leases.terms} asks={self.asks.asks} "
             f"ballots={self.votes.ballots} placed={self.placement.placed} "
@@ -137,43 +147,10 @@ class Verdict:
         )
 
 
-@dataclass(slots=True)
-class Life:
-    """The witness' rows of one message."""
-
-    kind: str = ""
-    intent_ms: int = 0
-    countdown_ms: int = 0
-    #: 0 is the most urgent.
-    priority: int = 0
-    accepted: bool = False
-    uncertain: bool = False
-    rows: list[Row] = field(default_factory=list)
-    letters: list[DeadLetter] = field(default_factory=list)
-
-    def of(self, *what: str) -> list[Row]:
-        """Its rows of these kinds."""
-        return [row for row in self.rows if row.what in what]
-
-    @property
-    def done(self) -> bool:
-        """Whether it was handled."""
-        return any(row.what == "done" for row in self.rows)
-
-    @property
-    def unrecorded(self) -> int:
-        """Of a message that is dead as poison: executions whose ends were not recorded, whether they had one or not.
-
-        Each attempt but the last one was recorded once, or no other one would have followed.
-        """
-        starts = self.of("start")
-        return len(starts) - max(0, len({row.attempt for row in starts}) - 1)
-
-
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share of the values does not exceed; 0 if there are no values."""
+    """The value that this share of the values does not exceed; there must be one."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -194,9 +171,13 @@ def judge(evidence: Evidence) -> Verdict:
         letters=[letter for letter in evidence.letters if letter.queue not in (STEPS, *CRANES, *COORDINATION)],
     )
     lives = _lives(evidence)
+
+    def story(message_id: str) -> str:
+        return describe(message_id, lives[message_id], strikes, evidence.deaths)
+
     strikes = [row for row in evidence.rows if row.what == "strike"]
     poisoned = [row for row in evidence.rows if row.what == "start" and row.note.get("poison")]
-    deaths = [row for row in evidence.rows if row.what in ("strike", "fell")]
+    recovered = recoveries(evidence.rows, lives)
     kills = len(strikes) + len(poisoned)
     loads = total(row for row in evidence.ledger if row.queue in evidence.load_queues)
     violations = list(evidence.problems)
@@ -206,11 +187,11 @@ def judge(evidence: Evidence) -> Verdict:
         for message_id, life in lives.items()
         if life.accepted and not life.done and not life.letters and message_id not in evidence.waiting
     ]
-    violations += [f"lost: {describe(message_id, lives[message_id], strikes)}" for message_id in lost]
+    violations += [f"lost: {story(message_id)}" for message_id in lost]
     early = [message_id for message_id, life in lives.items() if _is_early(life)]
-    violations += [f"early: {describe(message_id, lives[message_id], strikes)}" for message_id in early]
+    violations += [f"early: {story(message_id)}" for message_id in early]
     violations += _down_problems(evidence)
-    violations += _letter_problems(lives, strikes)
+    violations += _letter_problems(lives, story)
     duplicates = {message_id: n for message_id, life in lives.items() if (n := _duplicated(life))}
     duplicated = sum(duplicates.values())
     # Contenders run no messages.
@@ -240,14 +221,12 @@ def judge(evidence: Evidence) -> Verdict:
         early=len(early),
         duplicated=duplicated,
         kills=kills,
-        recovered_s=tuple(s for strike in strikes if (s := _recovered_s(strike, deaths, lives)) is not None),
+        recovered_s=tuple(s for strike in strikes if (s := _last_s(strike, recovered)) is not None),
         violations=tuple(violations),
-        bystanders=tuple(
-            describe(message_id, life, strikes) for message_id, life in lives.items() if _is_bystander(life)
-        ),
-        duplicates=tuple(describe(message_id, lives[message_id], strikes) for message_id in duplicates),
-        tardy=tuple(_tardy(strikes, deaths, lives)),
-        events=tuple(_events(evidence.rows, deaths, lives)),
+        bystanders=tuple(story(message_id) for message_id, life in lives.items() if _is_bystander(life)),
+        duplicates=tuple(map(story, duplicates)),
+        tardy=tuple(tardy(recovered, evidence.rows, lives, evidence.deaths)),
+        events=tuple(_events(evidence.rows, recovered)),
         monitors=sum(row.what == "watch" for row in evidence.rows),
         downs=evidence.downs,
         runs=runs,
@@ -341,14 +320,14 @@ def _is_early(life: Life) -> bool:
     return any(start.attempt not in due or start.at_ms < due[start.attempt] - SKEW_MS for start in life.of("start"))
 
 
-def _letter_problems(lives: Mapping[str, Life], strikes: Sequence[Row]) -> list[str]:
+def _letter_problems(lives: Mapping[str, Life], story: Callable[[str], str]) -> list[str]:
     problems = []
     for message_id, life in lives.items():
         for letter in life.letters:
             if not _has_cause(life, letter):
-                problems.append(f"dead letter without cause ({letter.reason}): {describe(message_id, life, strikes)}")
+                problems.append(f"dead letter without cause ({letter.reason}): {story(message_id)}")
         if life.of("start") and not life.kind:
-            problems.append(f"executed but never sent: {describe(message_id, life, strikes)}")
+            problems.append(f"executed but never sent: {story(message_id)}")
     return problems
 
 
@@ -385,77 +364,17 @@ def _fallen(rows: Iterable[Row], poisoned: Sequence[Row]) -> list[str]:
     ]
 
 
-def _recovered_s(strike: Row, deaths: Sequence[Row], lives: Mapping[str, Life]) -> float | None:
-    """After the SIGKILL of a worker: until the last message that it held had started elsewhere."""
-    return max(_begun_again_s(strike, deaths, lives).values(), default=None)
+def _last_s(strike: Row, recovered: Sequence[Recovery]) -> float | None:
+    """Seconds of service by others until the last message that a killed worker held had begun elsewhere."""
+    return max((one.served_s for one in recovered if one.strike is strike), default=None)
 
 
-def _begun_again_s(strike: Row, deaths: Sequence[Row], lives: Mapping[str, Life]) -> dict[str, float]:
-    """Messages that a worker held when it was killed, with the time until each had started elsewhere.
-
-    Without those whose next holder was killed before it came to them, for they have a time of that kill; without those
-    before whose start the supervisor was killed, and all workers with it; and without those that wait for all others by
-    their sender's wish.
-    """
-    if strike.note.get("kind") != "hard":
-        return {}
-    killed_ms, pids = _died_ms(strike), set(strike.note["pids"])
-    again = {}
-    for message_id in strike.note["held"]:
-        life = lives.get(message_id)
-        starts = [r.at_ms for r in life.of("start") if r.at_ms >= killed_ms and r.pid not in pids] if life else []
-        if life is None or not starts or life.priority > 0:
-            continue
-        held_by_others = (
-            row
-            for row in deaths
-            if row is not strike and (message_id in row.note.get("held", ()) or row.note.get("kind") == "supervisor")
-        )
-        if not any(killed_ms < _died_ms(row) <= min(starts) for row in held_by_others):
-            again[message_id] = (min(starts) - killed_ms) / 1000
-    return again
-
-
-def _died_ms(row: Row) -> int:
-    return int(row.note.get("killed_ms", row.at_ms))
-
-
-def _tardy(strikes: Sequence[Row], deaths: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[str]:
-    for strike in strikes:
-        for message_id, after_s in _begun_again_s(strike, deaths, lives).items():
-            if after_s > _PROMPT_S:
-                what = describe(message_id, lives[message_id], strikes)
-                yield f"{after_s:.2f} s after the kill of {strike.node}: {what}"
-
-
-def _events(rows: Sequence[Row], deaths: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[str]:
+def _events(rows: Sequence[Row], recovered: Sequence[Recovery]) -> Iterable[str]:
     shown = [row for row in rows if not row.id or row.note.get("poison")]
     for row in shown:
         line = f"{(row.at_ms - shown[0].at_ms) / 1000:8.3f} s  {row.what} {row.node} (pid {row.pid})"
         line += "".join(f" {name}={value}" for name, value in row.note.items() if name not in ("held", "pids"))
         if row.note.get("held"):
             line += f", held {len(row.note['held'])}, the last of them began elsewhere after "
-            line += f"{_recovered_s(row, deaths, lives)} s"
+            line += f"{_last_s(row, recovered)} s of service by others"
         yield line
-
-
-def describe(message_id: str, life: Life, strikes: Sequence[Row]) -> str:
-    """The life of a message, with the kills of its holders, in order."""
-    pids = {pid for row in life.of("start") for pid in (row.pid, row.parent_pid)}
-    around = [s for s in strikes if pids & {s.pid, *s.note.get("pids", ())} or message_id in s.note.get("held", ())]
-    if life.rows:
-        first, last = life.rows[0].at_ms, life.rows[-1].at_ms
-        around += [s for s in strikes if s.note.get("kind") == "redis" and first <= s.at_ms <= last + 5000]
-    lines = [f"{message_id} ({life.kind or 'unknown'}, countdown {life.countdown_ms} ms)"]
-    for row in sorted((*life.rows, *{id(s): s for s in around}.values()), key=lambda row: row.at_ms):
-        after_s = (row.at_ms - life.intent_ms) / 1000
-        if row.what == "strike":
-            held = ", held it" if message_id in row.note.get("held", ()) else ""
-            lines.append(f"    {after_s:8.3f} s  KILL {row.note.get('kind')} of {row.node} (pid {row.pid}){held}")
-        else:
-            where = f" attempt {row.attempt} on {row.node} (pid {row.pid} of {row.parent_pid})" if row.node else ""
-            lines.append(f"    {after_s:8.3f} s  {row.what}{where}")
-    for letter in life.letters:
-        after_s = (letter.at_ms - life.intent_ms) / 1000
-        lines.append(f"    {after_s:8.3f} s  dead letter {letter.id}: {letter.reason}, deaths {list(letter.deaths)}")
-    return "\n".join(lines)

@@ -12,9 +12,9 @@ from chaos.judge_leases import Stops
 from chaos.questions import FALLBACK, answer_to
 from chaos.redis_record import Recorded
 from chaos.witness import Row
-from orchestrator.core.outcome import Reason
+from orchestrator.core.deliveries.outcome import Reason
 from orchestrator.deadletters.letter import DeadLetter
-from orchestrator.sending.call_counts import CallCounts
+from orchestrator.sending.calls.call_counts import CallCounts
 
 _SKEW_MS = 50
 

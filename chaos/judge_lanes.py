@@ -7,11 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from chaos.lanes import LANE, LIMIT
+from chaos.lives import died_ms
 from chaos.witness import Row
 from orchestrator.sending.ledger import LedgerRow
 
 #: The rows that are read here.
 ROWS = ("entered", "left")
+
+#: From when to when processes, by pid, were being struck.
+_Deaths = dict[int, list[tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,34 +62,62 @@ def judge_lanes(rows: Sequence[Row], ledger: Sequence[LedgerRow]) -> LanesVerdic
 
 
 def _executions(rows: Sequence[Row]) -> Iterator[_Execution]:
-    deaths = _deaths(rows)
+    deaths, frozen = _deaths(rows)
     left = {_which(row): (place, row) for place, row in enumerate(rows) if row.what == "left"}
     for place, row in enumerate(rows):
         if row.what != "entered":
             continue
-        killed = [(at_ms, -1) for pid in (row.pid, row.parent_pid) for at_ms in deaths[pid] if at_ms >= row.at_ms]
-        ended, is_done = min(killed, default=None), False
+        ended, is_done = _over(row, deaths), False
         if _which(row) in left:
             end_place, end = left[_which(row)]
             ended, is_done = (end.at_ms, end_place), not end.note["failed"]
+            if (lost := _over(row, frozen)) is not None:
+                # It goes on with what others may have begun meanwhile.
+                ended = min(ended, lost)
         yield _Execution(str(row.note["tenant"]), str(row.note["delivery"]), (row.at_ms, place), ended, is_done)
+
+
+def _over(row: Row, deaths: _Deaths) -> tuple[int, int] | None:
+    """When the first of these has put an end to an execution."""
+    ends = [
+        (max(from_ms, row.at_ms), -1)
+        for pid in (row.pid, row.parent_pid)
+        for from_ms, until_ms in deaths.get(pid, ())
+        if until_ms >= row.at_ms
+    ]
+    return min(ends, default=None)
 
 
 def _which(row: Row) -> tuple[int, str, int]:
     return row.pid, str(row.note["delivery"]), int(row.note["run"])
 
 
-def _deaths(rows: Sequence[Row]) -> dict[int, list[int]]:
-    """When processes were killed, frozen until they were declared dead, or asked to end: what they run may be over."""
-    deaths: dict[int, list[int]] = defaultdict(list)
+def _deaths(rows: Sequence[Row]) -> tuple[_Deaths, _Deaths]:
+    """When processes were killed, frozen until they were declared dead, or asked to end: what they run may be over.
+
+    From when to when: what they began meanwhile is over, too. The second ones are those that were frozen alone.
+    """
+    deaths: _Deaths = defaultdict(list)
+    frozen: _Deaths = defaultdict(list)
+    struck: dict[int, Row] = {}
     for row in rows:
         if row.what == "start" and row.note.get("poison"):
-            deaths[row.pid].append(row.at_ms)
+            deaths[row.pid].append((row.at_ms, row.at_ms))
         elif row.what == "fell" or (row.what == "strike" and row.note.get("kind") != "stop"):
-            at_ms = int(row.note.get("killed_ms", row.at_ms))
-            for pid in {row.pid, *row.note.get("pids", ())}:
-                deaths[pid].append(at_ms)
-    return deaths
+            struck[row.pid] = row
+            _add(deaths, row, row)
+        elif row.what in ("ended", "continued") and row.pid in struck:
+            # It was asked, or frozen, after that had been written down.
+            strike = struck.pop(row.pid)
+            _add(deaths, strike, row)
+            if row.what == "continued":
+                _add(frozen, strike, row)
+    return deaths, frozen
+
+
+def _add(deaths: _Deaths, strike: Row, until: Row) -> None:
+    for pid in {strike.pid, *strike.note.get("pids", ())}:
+        deaths[pid].append((died_ms(strike), until.at_ms))
 
 
 def _most_at_once(executions: Sequence[_Execution]) -> tuple[int, list[str]]:

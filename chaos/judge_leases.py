@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from chaos.contended import PERMITS, RESOURCES
+from chaos.lives import died_ms
 from chaos.redis_record import Recorded
 from chaos.witness import Row
 
@@ -122,10 +123,11 @@ class Stops:
             if row.what == "strike" and row.note.get("kind") == "redis":
                 self._redis.append(row.at_ms)
             elif row.what == "strike":
+                # On a busy machine a death is on record before the strike is written down.
                 if not str(row.note.get("kind")).startswith(_NO_WORKERS):
-                    self._workers.append(row.at_ms)
+                    self._workers.append(died_ms(row))
                 for pid in {row.pid, *row.note.get("pids", ())}:
-                    self._by_pid[pid].append(row.at_ms)
+                    self._by_pid[pid].append(died_ms(row))
             elif row.what == "start" and row.note.get("poison"):
                 self._workers.append(row.at_ms)
                 self._by_pid[row.pid].append(row.at_ms)

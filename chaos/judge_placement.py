@@ -11,7 +11,7 @@ from chaos.run_records import RunRecord
 from chaos.witness import Row
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.ledger import LedgerRow, total
-from orchestrator.workflows.placing import is_placed
+from orchestrator.workflows.redis.placing import is_placed
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from chaos.functions import FUNCTIONS
 from chaos.run_records import RunRecord
 from chaos.steps import STEPS
 from chaos.witness import Row
-from orchestrator.core.outcome import Reason
-from orchestrator.core.run_calls import CALLER
-from orchestrator.core.run_state import RunState
-from orchestrator.core.workflow_plan import Kind
+from orchestrator.core.deliveries.outcome import Reason
+from orchestrator.core.workflows.plan import Kind
+from orchestrator.core.workflows.run_calls import CALLER
+from orchestrator.core.workflows.run_state import RunState
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.ledger import LedgerRow
-from orchestrator.workflows.placing import is_placed
+from orchestrator.workflows.redis.placing import is_placed
 
 #: How long after a cancel a step that a worker had claimed may still begin: a heartbeat, on a busy machine.
 LAG_MS = 1000

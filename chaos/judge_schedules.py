@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chaos.witness import Row
-from orchestrator.core.schedule_state import Counts
+from orchestrator.core.schedules.state import Counts
 
 
 @dataclass(frozen=True, slots=True)

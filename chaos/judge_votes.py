@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from chaos.ballots import VOTERS
 from chaos.redis_record import Recorded
 from chaos.witness import Row
-from orchestrator.core.outcome import Reason
+from orchestrator.core.deliveries.outcome import Reason
 from orchestrator.deadletters.letter import DeadLetter
 
 

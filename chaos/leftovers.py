@@ -24,6 +24,7 @@ _KEPT = (
     "incarnation",
     "sweep",
     "chore:*",
+    "oom:*",
     "deaths",
     "disproved",
     "dead-letters",

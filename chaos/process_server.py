@@ -30,11 +30,22 @@ IMPORTED = (
     *("celery.bin.celery", "celery.apps.worker", "celery.beat", "celery.fixups.django", "celery.loaders.app"),
     *("celery.concurrency.solo", "celery.concurrency.thread", "celery.worker.autoscale", "celery.worker.components"),
     *("celery.worker.consumer", "celery.worker.strategy", "celery.app.control", "celery.app.events", "celery.app.log"),
-    *("orchestrator.app", "orchestrator.runtime", "orchestrator.redis_mode", "orchestrator.transport.kombu_lists"),
+    *("celery.worker.consumer.delayed_delivery", "orchestrator.transport.celery.scheduled"),
+    *("orchestrator.app", "orchestrator.transport.kombu_lists"),
 )
 
 #: Packages of which it has imported nearly all.
-PACKAGES = ("agents", "maintenance", "schedules", "sending", "timeouts", "worker", "workflows")
+PACKAGES = (
+    "agents",
+    "coordination",
+    "maintenance",
+    "schedules",
+    "sending",
+    "timeouts",
+    "wiring",
+    "worker",
+    "workflows",
+)
 
 #: Where ``PYTHONPATH``'s folders were found when this interpreter began.
 _FIRST_PATH = list(sys.path)

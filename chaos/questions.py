@@ -152,6 +152,9 @@ def ask_somehow(orchestrator: Orchestrator, rng: random.Random) -> None:
     """Ask outside of a handler, and write what came of it."""
     question, timeout_s, on_death = drawn(rng)
     how = rng.choice(("ask", "durable", "value"))
+    if how == "durable":
+        # What is sent in its place runs the question again.
+        on_death = "again"
     with intended(how, question.tag, timeout_s, on_death):
         try:
             match how:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import Any
@@ -24,6 +25,7 @@ from chaos.process import Member
 from chaos.strikes import Strike, plan
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.monitors.check import inconsistencies
+from orchestrator.sending.ledger import LedgerRow
 
 _TICK_S = 0.02
 
@@ -36,7 +38,11 @@ _GRACE_S = 15.0
 #: A process that ended by itself is restarted after this many seconds.
 _FELL_S = 0.3
 
+#: From the readiness of one worker to that of the next, at most.
 _START_S = 60.0
+
+#: For how long the load goes on at most because strikes are still to come.
+_BEHIND_S = 40.0
 
 #: Until a look at whether the tree has started a child again.
 _LOOK_AGAIN_S = 0.1
@@ -61,6 +67,8 @@ class Run:
         self._expected_down: set[str] = set()
         #: Pids of workers that have begun to consume; before that, a kill would prove little.
         self._ready: set[int] = set()
+        #: Those of them that the witness knows.
+        self._serving: set[int] = set()
         self._looked_at = float("-inf")
         self._redis_down = False
         self._problems: list[str] = []
@@ -88,10 +96,12 @@ class Run:
             member.start()
         self._contending = True
         self._began = began = time.monotonic()
-        for strike in plan(options.seed, options.kills, options.duration_s, options.every_s):
+        has_pools = any(worker.name.startswith("prefork") for worker in cluster.workers)
+        kinds = [kind for kind in options.kills if kind != "child" or has_pools]
+        for strike in plan(options.seed, kinds, options.duration_s, options.every_s):
             self._at(began + strike.at_s, partial(self._strike, strike))
         reported_at = began
-        while time.monotonic() < began + options.duration_s and not self._is_over():
+        while (time.monotonic() < began + options.duration_s or self._is_behind()) and not self._is_over():
             self._tend()
             if time.monotonic() - reported_at > 30:
                 reported_at = time.monotonic()
@@ -114,12 +124,17 @@ class Run:
             schedules=cluster.schedules(),
             fires=dict(cluster.orchestrator.schedules.ledger()),
             downs=cluster.orchestrator.monitors.stats().downs,
-            ended=cluster.ended(),
+            deaths=cluster.deaths(),
             record=cluster.record(),
             claims=self._claims,
             calls=cluster.calls(),
-            inconsistencies=inconsistencies(cluster.orchestrator.runtime.redis_monitors()) if drained else (),
+            inconsistencies=inconsistencies(cluster.orchestrator.runtime.redis.monitors) if drained else (),
         )
+
+    def _is_behind(self) -> bool:
+        """Whether strikes are still to come: on a busy machine, their victims start for longer. Not for ever."""
+        late_s = time.monotonic() - self._began - self._options.duration_s
+        return late_s < _BEHIND_S and any(isinstance(act, partial) for _, _, act in self._due)
 
     def _is_over(self) -> bool:
         """Whether the load has ended by itself: that of chords once all of them have."""
@@ -138,10 +153,17 @@ class Run:
             return False
 
     def _await_workers(self) -> None:
+        waited_for = {member.name for member in (*self._cluster.workers, self._cluster.manager)}
         until = time.monotonic() + _START_S
-        while not all(member.pid in self._ready for member in (*self._cluster.workers, self._cluster.manager)):
+        while waited_for:
+            ready = {
+                member.name for member in (*self._cluster.workers, self._cluster.manager) if member.pid in self._ready
+            }
+            if waited_for & ready:
+                waited_for -= ready
+                until = time.monotonic() + _START_S
             if time.monotonic() > until:
-                self._problems.append(f"not all workers were ready after {_START_S:g} s")
+                self._problems.append(f"not ready after {_START_S:g} s: {', '.join(sorted(waited_for))}")
                 return
             self._tend()
 
@@ -162,12 +184,19 @@ class Run:
             self._looked_at = time.monotonic()
             try:
                 self._ready |= self._cluster.leased_pids()
+                self._note_serving()
                 if self._cluster.contenders:
                     self._claims.append(self._cluster.claims())
             except _AWAY:
                 # It has just ended; the next look shows it.
                 return
         time.sleep(_TICK_S)
+
+    def _note_serving(self) -> None:
+        for member in self._cluster.workers:
+            if member.pid in self._ready - self._serving and member.is_running:
+                self._serving.add(member.pid)
+                self._cluster.witness.write("serves", node=member.name, pid=member.pid)
 
     def _fell(self, member: Member) -> None:
         # Poison kills a worker too; the judge knows whether it did.
@@ -258,13 +287,20 @@ class Run:
     def _hard(self, victim: Member, kind: str, pause_s: float, **more: Any) -> None:
         pids = [victim.pid, *victim.children()]
         looks = kind not in ("manager", "beat", "contender")
-        # A tree has the messages of a dead worker requeued before they can be looked up.
-        held = self._held_by(victim.pid) if looks and self._cluster.tree is not None else set()
+        held = self._held_when_stopped(victim.pid) if looks else set()
         killed_ms = self._cluster.witness.now_ms()
         victim.kill()
-        held |= self._held_by(victim.pid) if looks else set()
         self._note(kind, victim.name, victim.pid, pids=pids, held=sorted(held), killed_ms=killed_ms, **more)
         self._bring_back(victim, pause_s)
+
+    def _held_when_stopped(self, pid: int) -> set[str]:
+        """Stop a process that is to be killed, and find the messages that it holds.
+
+        After its death they may be requeued before they can be looked up, and before it they change.
+        """
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+        return self._held_by(pid)
 
     def _held_by(self, pid: int) -> set[str]:
         if self._redis_down:
@@ -279,11 +315,10 @@ class Run:
         if not children:
             return
         child = children[int(strike.draw * 1000) % len(children)]
-        self._note(strike.kind, victim.name, victim.pid, pids=[child])
-        try:
+        killed_ms = self._cluster.witness.now_ms()
+        with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+            self._note(strike.kind, victim.name, victim.pid, pids=[child], killed_ms=killed_ms)
 
     def _ask(self, victim: Member, kind: str, number: signal.Signals, grace_s: float, pause_s: float) -> None:
         self._note(kind, victim.name, victim.pid, pids=[victim.pid, *victim.children()])
@@ -322,9 +357,10 @@ class Run:
         if tree is None:
             return
         pids = [pid for member in served if member.is_running for pid in (member.pid, *member.children())]
-        self._note(strike.kind, "supervisor", tree.pid, pids=pids)
         self._expected_down.update(member.name for member in served)
-        tree.kill()
+        killed_ms = self._cluster.witness.now_ms()
+        tree.kill(pids)
+        self._note(strike.kind, "supervisor", tree.pid, pids=pids, killed_ms=killed_ms)
 
         def restart() -> None:
             tree.start()
@@ -397,7 +433,10 @@ class Run:
             self._tend()
         for member in contenders:
             # A call may wait for a worker that is not there. Its asks end without it.
+            was_running, pid, killed_ms = member.is_running, member.pid, self._cluster.witness.now_ms()
             member.kill()
+            if was_running:
+                self._note("contender", member.name, pid, pids=[pid], killed_ms=killed_ms)
 
     def _pause_schedules(self) -> None:
         """Pause them as soon as Redis answers; what is due until then is decided and counted."""
@@ -425,7 +464,8 @@ class Run:
                 unended = [*self._cluster.open_runs(), *self._cluster.open_barriers()] if is_open else []
             except _AWAY:
                 continue
-            if not self._due and not self._redis_down and not pending and not unended:
+            is_over = not self._due and not self._redis_down and not pending and not unended
+            if is_over and not self._has_accepted_since(rows):
                 return True
             ended = sum(row.accepted - row.pending for row in rows)
             if ended > settled:
@@ -435,6 +475,14 @@ class Run:
                 stuck = [row for row in rows if row.pending] or unended or calls or sorted(self._expected_down)
                 self._problems.append(f"nothing settled for {self._options.drain_s:g} s, still pending: {stuck}")
                 return False
+
+    def _has_accepted_since(self, rows: Iterable[LedgerRow]) -> bool:
+        """Whether more was accepted: what was open just now may have ended since, and have sent messages."""
+        try:
+            now = [row for row in self._cluster.ledger() if row.queue in self._cluster.mailboxes]
+        except _AWAY:
+            return True
+        return sum(row.accepted for row in now) > sum(row.accepted for row in rows)
 
     def _end_monitors(self) -> bool:
         """End all monitors, and wait until every recorded DOWN is handled."""
@@ -475,6 +523,6 @@ class Run:
         while self._cluster.incarnations():
             if time.monotonic() > until:
                 break
-            self._cluster.orchestrator.runtime.sweep()
+            self._cluster.orchestrator.runtime.redis.sweep()
             time.sleep(0.2)
         return leftovers(self._cluster.orchestrator.runtime.store)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator import Orchestrator
-from orchestrator.core.run_calls import CallList
-from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.core.workflows.plan import StepPlan
+from orchestrator.core.workflows.run_calls import CallList
 from orchestrator.workflows.records import RunStatus
 
 

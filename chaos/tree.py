@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from chaos.process import Member, abort
-from orchestrator.supervisor.tree_command import Client, NoSupervisor
+from orchestrator.supervisor.operator.tree_command import Client, NoSupervisor
 
 #: How long the tree's answers are believed.
 _FRESH_S: Final = 0.1
@@ -90,11 +90,12 @@ class Tree:
         except NoSupervisor:
             return {}
 
-    def kill(self) -> None:
-        """SIGKILL the supervisor; returns when it has ended."""
+    def kill(self, pids: Collection[int] = ()) -> None:
+        """SIGKILL the supervisor; returns when it has ended, and these processes with it."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            _await(lambda: not any(map(_is_alive, pids)))
         self._pids = {}
 
     def close(self) -> None:

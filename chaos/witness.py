@@ -41,8 +41,9 @@ redis.call('XADD', KEYS[1], '*', 'w', 'wrote', 'p', ARGV[4], 'pp', ARGV[5], 'd',
 class Row:
     """One event.
 
-    ``what`` is ``intent``, ``accepted`` or ``uncertain`` (the sender), ``start``, ``fail`` or ``done`` (an
-    execution), ``strike``, ``end`` or ``up`` (by the run); ``starting``, ``started``, ``asked`` or ``acted`` (the
+    ``what`` is ``intent``, ``accepted`` or ``uncertain`` (the sender), ``claimed`` (a worker), ``start``, ``fail`` or
+    ``done`` (an execution), ``strike``, ``fell``, ``ended``, ``continued``, ``up`` or ``serves``, which a worker does
+    from when it has a lease (by the run); ``starting``, ``started``, ``asked`` or ``acted`` (the
     starter of workflows); ``begun``, ``broke`` or ``over`` (an execution of a step). The judges of leases, terms
     and asks name the rows that they read.
     """

@@ -26,27 +26,41 @@ if TYPE_CHECKING:
     from orchestrator.coordination.distribution.distributor import FoundAgent as FoundAgent
     from orchestrator.coordination.distribution.hierarchies import Hierarchy as Hierarchy
     from orchestrator.coordination.distribution.report import DistributionReport as DistributionReport
-    from orchestrator.core.ballot_rules import (
+    from orchestrator.core.admission.bulkhead import Bulkhead as Bulkhead
+    from orchestrator.core.admission.concurrency import Concurrency as Concurrency
+    from orchestrator.core.admission.flow_policy import (
+        Breaker as Breaker,
+        Mailbox as Mailbox,
+    )
+    from orchestrator.core.calls.hedge import Hedge as Hedge
+    from orchestrator.core.calls.reply import Reply as Reply
+    from orchestrator.core.coordination.ballot_rules import (
         Majority as Majority,
         Quorum as Quorum,
         Unanimous as Unanimous,
         Weighted as Weighted,
     )
-    from orchestrator.core.bulkhead import Bulkhead as Bulkhead
-    from orchestrator.core.cancelled_step import CancelledStep as CancelledStep
-    from orchestrator.core.concurrency import Concurrency as Concurrency
-    from orchestrator.core.decision import (
+    from orchestrator.core.coordination.decision import (
         Decision as Decision,
         Vote as Vote,
     )
-    from orchestrator.core.distribution import DistributionStrategy as DistributionStrategy
-    from orchestrator.core.down import Down as Down
+    from orchestrator.core.coordination.distribution import DistributionStrategy as DistributionStrategy
+    from orchestrator.core.coordination.term import Term as Term
+    from orchestrator.core.deliveries.down import Down as Down
+    from orchestrator.core.deliveries.outcome import (
+        Cancelled as Cancelled,
+        Dead as Dead,
+        Expired as Expired,
+        Handled as Handled,
+        Outcome as Outcome,
+    )
     from orchestrator.core.errors import (
         AgentDown as AgentDown,
         AgentError as AgentError,
         BallotExists as BallotExists,
         BarrierBroken as BarrierBroken,
         BroadcastRefused as BroadcastRefused,
+        BrokenKey as BrokenKey,
         BrokerUnavailable as BrokerUnavailable,
         BulkheadFull as BulkheadFull,
         CallNotDeployed as CallNotDeployed,
@@ -111,21 +125,8 @@ if TYPE_CHECKING:
         UntrackedDelivery as UntrackedDelivery,
         WorkflowExists as WorkflowExists,
     )
-    from orchestrator.core.flow_policy import (
-        Breaker as Breaker,
-        Mailbox as Mailbox,
-    )
-    from orchestrator.core.hedge import Hedge as Hedge
     from orchestrator.core.message import Message as Message
-    from orchestrator.core.needs import Needs as Needs
-    from orchestrator.core.outcome import (
-        Cancelled as Cancelled,
-        Dead as Dead,
-        Expired as Expired,
-        Handled as Handled,
-        Outcome as Outcome,
-    )
-    from orchestrator.core.policy import (
+    from orchestrator.core.policies.policy import (
         Constant as Constant,
         Exponential as Exponential,
         Linear as Linear,
@@ -134,33 +135,33 @@ if TYPE_CHECKING:
         WhenDown as WhenDown,
         WhenOpen as WhenOpen,
     )
-    from orchestrator.core.reply import Reply as Reply
     from orchestrator.core.settings import (
         Settings as Settings,
         load_settings as load_settings,
     )
-    from orchestrator.core.term import Term as Term
+    from orchestrator.core.workflows.cancelled_step import CancelledStep as CancelledStep
+    from orchestrator.core.workflows.needs import Needs as Needs
     from orchestrator.deadletters.replay import Canary as Canary
-    from orchestrator.sending.asked import (
-        Asked as Asked,
-        Replies as Replies,
-    )
     from orchestrator.sending.broadcast import (
         Refusal as Refusal,
         Strategy as Strategy,
     )
-    from orchestrator.sending.call import FallbackDelivery as FallbackDelivery
+    from orchestrator.sending.calls.asked import (
+        Asked as Asked,
+        Replies as Replies,
+    )
+    from orchestrator.sending.calls.call import FallbackDelivery as FallbackDelivery
+    from orchestrator.sending.calls.fallbacks import (
+        Ask as Ask,
+        Send as Send,
+        Stale as Stale,
+        Value as Value,
+    )
     from orchestrator.sending.deliveries import Deliveries as Deliveries
     from orchestrator.sending.delivery import (
         CancelResult as CancelResult,
         Delivery as Delivery,
         Status as Status,
-    )
-    from orchestrator.sending.fallbacks import (
-        Ask as Ask,
-        Send as Send,
-        Stale as Stale,
-        Value as Value,
     )
     from orchestrator.sending.report import (
         Receipt as Receipt,
@@ -175,7 +176,7 @@ if TYPE_CHECKING:
         Limit as Limit,
         Workflow as Workflow,
     )
-    from orchestrator.workflows.function_context import WorkflowContext as WorkflowContext
+    from orchestrator.workflows.functions.context import WorkflowContext as WorkflowContext
     from orchestrator.workflows.references import ITEM as ITEM
     from orchestrator.workflows.run import Run as Run
     # isort: on
@@ -200,27 +201,41 @@ _NAMES = {
     "orchestrator.coordination.distribution.distributor": ("FoundAgent",),
     "orchestrator.coordination.distribution.hierarchies": ("Hierarchy",),
     "orchestrator.coordination.distribution.report": ("DistributionReport",),
-    "orchestrator.core.ballot_rules": (
+    "orchestrator.core.admission.bulkhead": ("Bulkhead",),
+    "orchestrator.core.admission.concurrency": ("Concurrency",),
+    "orchestrator.core.admission.flow_policy": (
+        "Breaker",
+        "Mailbox",
+    ),
+    "orchestrator.core.calls.hedge": ("Hedge",),
+    "orchestrator.core.calls.reply": ("Reply",),
+    "orchestrator.core.coordination.ballot_rules": (
         "Majority",
         "Quorum",
         "Unanimous",
         "Weighted",
     ),
-    "orchestrator.core.bulkhead": ("Bulkhead",),
-    "orchestrator.core.cancelled_step": ("CancelledStep",),
-    "orchestrator.core.concurrency": ("Concurrency",),
-    "orchestrator.core.decision": (
+    "orchestrator.core.coordination.decision": (
         "Decision",
         "Vote",
     ),
-    "orchestrator.core.distribution": ("DistributionStrategy",),
-    "orchestrator.core.down": ("Down",),
+    "orchestrator.core.coordination.distribution": ("DistributionStrategy",),
+    "orchestrator.core.coordination.term": ("Term",),
+    "orchestrator.core.deliveries.down": ("Down",),
+    "orchestrator.core.deliveries.outcome": (
+        "Cancelled",
+        "Dead",
+        "Expired",
+        "Handled",
+        "Outcome",
+    ),
     "orchestrator.core.errors": (
         "AgentDown",
         "AgentError",
         "BallotExists",
         "BarrierBroken",
         "BroadcastRefused",
+        "BrokenKey",
         "BrokerUnavailable",
         "BulkheadFull",
         "CallNotDeployed",
@@ -285,21 +300,8 @@ _NAMES = {
         "UntrackedDelivery",
         "WorkflowExists",
     ),
-    "orchestrator.core.flow_policy": (
-        "Breaker",
-        "Mailbox",
-    ),
-    "orchestrator.core.hedge": ("Hedge",),
     "orchestrator.core.message": ("Message",),
-    "orchestrator.core.needs": ("Needs",),
-    "orchestrator.core.outcome": (
-        "Cancelled",
-        "Dead",
-        "Expired",
-        "Handled",
-        "Outcome",
-    ),
-    "orchestrator.core.policy": (
+    "orchestrator.core.policies.policy": (
         "Constant",
         "Exponential",
         "Linear",
@@ -308,33 +310,33 @@ _NAMES = {
         "WhenDown",
         "WhenOpen",
     ),
-    "orchestrator.core.reply": ("Reply",),
     "orchestrator.core.settings": (
         "Settings",
         "load_settings",
     ),
-    "orchestrator.core.term": ("Term",),
+    "orchestrator.core.workflows.cancelled_step": ("CancelledStep",),
+    "orchestrator.core.workflows.needs": ("Needs",),
     "orchestrator.deadletters.replay": ("Canary",),
-    "orchestrator.sending.asked": (
-        "Asked",
-        "Replies",
-    ),
     "orchestrator.sending.broadcast": (
         "Refusal",
         "Strategy",
     ),
-    "orchestrator.sending.call": ("FallbackDelivery",),
+    "orchestrator.sending.calls.asked": (
+        "Asked",
+        "Replies",
+    ),
+    "orchestrator.sending.calls.call": ("FallbackDelivery",),
+    "orchestrator.sending.calls.fallbacks": (
+        "Ask",
+        "Send",
+        "Stale",
+        "Value",
+    ),
     "orchestrator.sending.deliveries": ("Deliveries",),
     "orchestrator.sending.delivery": (
         "CancelResult",
         "Delivery",
         "Status",
-    ),
-    "orchestrator.sending.fallbacks": (
-        "Ask",
-        "Send",
-        "Stale",
-        "Value",
     ),
     "orchestrator.sending.report": (
         "Receipt",
@@ -349,7 +351,7 @@ _NAMES = {
         "Limit",
         "Workflow",
     ),
-    "orchestrator.workflows.function_context": ("WorkflowContext",),
+    "orchestrator.workflows.functions.context": ("WorkflowContext",),
     "orchestrator.workflows.references": ("ITEM",),
     "orchestrator.workflows.run": ("Run",),
 }

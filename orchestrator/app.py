@@ -1,4 +1,4 @@
-"""`Orchestrator`: the one object a user makes. The wiring is in ``runtime.py``, the rules are in the packages.
+"""`Orchestrator`: the one object a user makes. The wiring is in ``wiring/``, the rules are in the packages.
 
 Importing this module imports neither Celery nor the wiring: both come with the first instance.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
+
+from orchestrator.core.spelling.option_names import named_arguments
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -27,34 +29,39 @@ if TYPE_CHECKING:
     from orchestrator.coordination.election import Election
     from orchestrator.coordination.lease import Lease
     from orchestrator.coordination.pools import Pool, Semaphore
-    from orchestrator.core.ballot_rules import Rule
-    from orchestrator.core.conversation import Conversation
-    from orchestrator.core.distribution import DistributionStrategy
-    from orchestrator.core.hedge import Hedge
+    from orchestrator.core.calls.conversation import Conversation
+    from orchestrator.core.calls.hedge import Hedge
+    from orchestrator.core.coordination.ballot_rules import Rule
+    from orchestrator.core.coordination.distribution import DistributionStrategy
     from orchestrator.core.message import Message
-    from orchestrator.core.needs import Needs
-    from orchestrator.core.policy import Retry
+    from orchestrator.core.policies.policy import Retry
     from orchestrator.core.settings import Settings
+    from orchestrator.core.workflows.needs import Needs
     from orchestrator.deadletters.log import DeadLetters
     from orchestrator.monitors.monitors import Monitors
     from orchestrator.registry.mailboxes import MailboxState
     from orchestrator.registry.registry import Registry
-    from orchestrator.runtime import Runtime
     from orchestrator.schedules.schedules import Schedules
-    from orchestrator.sending.asked import Asked, Replies
     from orchestrator.sending.broadcast import Strategy
-    from orchestrator.sending.call_counts import CallCounts
+    from orchestrator.sending.calls.asked import Asked, Replies
+    from orchestrator.sending.calls.call_counts import CallCounts
+    from orchestrator.sending.calls.fallbacks import FallbackArgument
     from orchestrator.sending.deliveries import Deliveries
     from orchestrator.sending.delivery import Delivery
-    from orchestrator.sending.fallbacks import FallbackArgument
     from orchestrator.sending.ledger import LedgerRow
     from orchestrator.sending.report import Report
-    from orchestrator.sending.send_options import BroadcastOptions, SendManyOptions, SendOptions
+    from orchestrator.sending.send_options import (
+        BroadcastOptions,
+        DistributeOptions,
+        SendManyOptions,
+        SendOptions,
+    )
     from orchestrator.timeouts.timeouts import Timeouts
     from orchestrator.transport.redis.dataset import DatasetRecord
+    from orchestrator.wiring.runtime import Runtime
     from orchestrator.workflows.definition import CanvasOptions
-    from orchestrator.workflows.function import FunctionOptions, WorkflowFunction
-    from orchestrator.workflows.function_context import WorkflowContext
+    from orchestrator.workflows.functions.context import WorkflowContext
+    from orchestrator.workflows.functions.function import FunctionOptions, WorkflowFunction
     from orchestrator.workflows.run import Run
     from orchestrator.workflows.workflows import Workflows
 
@@ -62,6 +69,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@named_arguments
 class Orchestrator:
     """Supervision for a Celery app: ``orchestrator = Orchestrator(app)``, before or after the app is configured.
 
@@ -81,7 +89,8 @@ class Orchestrator:
         # Here, so that a command or a test that makes no Orchestrator starts promptly.
         from orchestrator.core.errors import InvalidSettings
         from orchestrator.core.settings import load_settings
-        from orchestrator.runtime import Runtime
+        from orchestrator.wiring.installation import install
+        from orchestrator.wiring.runtime import Runtime
 
         if getattr(app, "orchestrator", None) is not None:
             raise InvalidSettings(
@@ -92,7 +101,7 @@ class Orchestrator:
         #: The wiring: for boot steps and the command line, and not part of the public interface.
         self.runtime: Runtime = Runtime(app, self.settings)
         app.orchestrator = self
-        self.runtime.install()
+        install(self.runtime)
 
     # -- agents
 
@@ -103,7 +112,9 @@ class Orchestrator:
             InvalidDeclaration: a class is not a valid declaration, or its name is taken.
             InvalidSettings: a timeout and a deadline that meet here contradict each other.
         """
-        self.runtime.host(agents)
+        from orchestrator.worker.hosting import host
+
+        host(self, agents)
 
     @property
     def agents(self) -> Mapping[str, AgentSpec]:
@@ -167,7 +178,7 @@ class Orchestrator:
         from orchestrator.workflows.canvas import is_canvas
 
         if is_canvas(recipient):
-            return self.runtime.workflows.send(recipient, message, options)
+            return self.runtime.interfaces.workflows.send(recipient, message, options)
         return self.runtime.sender.send(recipient, message, options)  # type: ignore[arg-type]
 
     def call(
@@ -193,18 +204,20 @@ class Orchestrator:
                 :class:`Value` and :class:`Send`, of which the first that works is returned; true, or the options of a
                 :meth:`send`, for a ``Send``. What was sent instead is returned as a :class:`FallbackDelivery`.
             on_death: ``"again"``: if a worker dies while it has the request, another one runs it. ``"fail"``: it is not
-                run again, and the error comes as soon as the death is found.
+                run again, not by ``retry`` either, and the error comes as soon as the death is found. ``hedge`` and a
+                fallback ``Send`` are refused with it, because they would run the request a second time.
             retry: how often, and after which pauses, a request that fails is sent again within ``timeout_s``.
             hedge: when a copy of the request is sent although the first may still be answered; for handlers that are
                 declared ``idempotent``. Retries and hedges together are at most a tenth of such calls.
             on_deadlock: what happens if a handler's call would wait for itself, because all slots that could answer it
-                wait in calls: ``"warn"`` logs the ring, and waits until the time-out; ``"error"`` sends nothing.
+                wait in calls: ``"warn"`` logs the ring, and waits until the timeout; ``"error"`` sends nothing.
 
         Raises:
             CallWouldDeadlock: it would wait for itself, and ``on_deadlock`` is ``"error"``.
             AgentDown: no living worker hosts the agent.
-            DeliveryTimeout: there was no reply in time. The request was cancelled; if it had begun, it may still end.
-            SendFailed: the request was not handled.
+            DeliveryTimeout: there was no reply in time, whether that was noticed here or by the request's worker. The
+                request was cancelled; if it had begun, it may still end.
+            SendFailed: the request failed before its time was over.
             BulkheadFull: as many requests as the agent's bulkhead allows were in flight.
             DeadlinePassed: the handler that calls has no time left; nothing was sent.
             CallerError, BrokerUnavailable: as :meth:`send`.
@@ -261,9 +274,10 @@ class Orchestrator:
             UnknownAgent: no such agent was declared here or announced by any worker.
             InvalidPolicy: ``agents`` or ``data`` has a value that is not allowed.
         """
-        from orchestrator.core.conversation import within
+        from orchestrator.agents.conversations import begin_conversation
+        from orchestrator.core.calls.conversation import within
 
-        begun = self.runtime.new_conversation(agents, data)
+        begun = begin_conversation(self.runtime.directory, agents, data)
         with within(begun):
             yield begun
 
@@ -316,24 +330,24 @@ class Orchestrator:
             NotSupervised: the app's broker is not one that this library supervises.
             BrokerUnavailable: Redis is away.
         """
-        return self.runtime.delivery(delivery)
+        return self.runtime.interfaces.delivery(delivery)
 
     # -- looking and acting
 
     @property
     def eager(self) -> bool:
         """Whether sends run inline (Celery's ``task_always_eager``)."""
-        return self.runtime.eager
+        return self.runtime.modes.is_eager
 
     @property
     def dead_letters(self) -> DeadLetters:
         """The dead letters: those in Redis, or in eager mode those of this process."""
-        return self.runtime.dead_letters
+        return self.runtime.mode.dead_letters
 
     @property
     def workflows(self) -> Workflows:
         """Workflows: starts runs, finds them, lists them."""
-        return self.runtime.workflows
+        return self.runtime.interfaces.workflows
 
     @overload
     def workflow(self, function: Callable[Concatenate[WorkflowContext, P], R], /) -> WorkflowFunction[P, R]: ...
@@ -357,7 +371,7 @@ class Orchestrator:
         Raises:
             InvalidWorkflow: it cannot be a workflow function; all problems are listed.
         """
-        from orchestrator.workflows.function import WorkflowFunction
+        from orchestrator.workflows.functions.function import WorkflowFunction
 
         known: Any = options
         if function is None:
@@ -367,12 +381,12 @@ class Orchestrator:
     @property
     def timeouts(self) -> Timeouts:
         """The timeouts of messages, and those that are overridden for a while."""
-        return self.runtime.timeouts
+        return self.runtime.interfaces.timeouts
 
     @property
     def schedules(self) -> Schedules:
         """Schedules: adds them, finds them, acts on them."""
-        return self.runtime.schedules
+        return self.runtime.interfaces.schedules
 
     # -- coordination
 
@@ -391,7 +405,7 @@ class Orchestrator:
         Raises:
             InvalidPolicy: an argument has a value that is not allowed. The ``with`` raises as :meth:`Held.acquire`.
         """
-        return self.runtime.coordination.lease(name, wait_s=wait_s, limit_s=limit_s, reentrant=reentrant)
+        return self.runtime.interfaces.coordination.lease(name, wait_s=wait_s, limit_s=limit_s, reentrant=reentrant)
 
     def election(self, name: str | type[Agent]) -> Election:
         """An election: to campaign in, or to observe who leads. That of a singleton by its class.
@@ -399,7 +413,7 @@ class Orchestrator:
         Raises:
             InvalidPolicy: the name is not allowed, or the agent is no singleton.
         """
-        return self.runtime.coordination.election(name)
+        return self.runtime.interfaces.coordination.election(name)
 
     def semaphore(self, name: str, permits: int) -> Semaphore:
         """A semaphore: at most ``permits`` holders at a time are granted a permit.
@@ -407,7 +421,7 @@ class Orchestrator:
         Raises:
             InvalidPolicy: an argument has a value that is not allowed.
         """
-        return self.runtime.coordination.semaphore(name, permits)
+        return self.runtime.interfaces.coordination.semaphore(name, permits)
 
     def pool(self, name: str, resources: Iterable[str]) -> Pool:
         """A pool of resources, of which each is held by one owner at a time.
@@ -415,12 +429,15 @@ class Orchestrator:
         Raises:
             InvalidPolicy: an argument has a value that is not allowed.
         """
-        return self.runtime.coordination.pool(name, resources)
+        return self.runtime.interfaces.coordination.pool(name, resources)
 
     def discover(
         self, capability: str | Collection[str], max_load: float | None = None, host: str | None = None
     ) -> list[FoundAgent]:
         """The living agents that offer a capability, or all of several; those with the least load first.
+
+        Those with equal loads are in random order. The list is empty if nobody offers it now, also if the
+        name is misspelt, because an agent may offer it later.
 
         Args:
             capability: what their classes have in ``capabilities``.
@@ -431,7 +448,7 @@ class Orchestrator:
             InvalidPolicy: an argument has a value that is not allowed.
             BrokerUnavailable: Redis is away.
         """
-        return self.runtime.distributor.discover(capability, max_load, host)
+        return self.runtime.interfaces.distributor.discover(capability, max_load, host)
 
     def distribute(
         self,
@@ -439,7 +456,7 @@ class Orchestrator:
         to: Needs | Iterable[str | type[Agent]],
         *,
         strategy: DistributionStrategy | str = "round_robin",
-        **options: Unpack[BroadcastOptions],
+        **options: Unpack[DistributeOptions],
     ) -> DistributionReport:
         """Give messages out to agents, each to one of them: all are accepted in one step, or none is.
 
@@ -452,14 +469,16 @@ class Orchestrator:
             to: the agents, at most 200; or what they have to offer, :class:`Needs`.
             strategy: ``"round_robin"``, ``"least_loaded"``, ``"balanced"``, ``"greedy"`` or ``"random"``; see
                 :class:`DistributionStrategy`. Loads are those at the moment of the call.
-            options: those of :meth:`broadcast`, for each item.
+            options: those of :meth:`broadcast`, for each item; and ``idempotency_key``: of distributions with the same
+                key, the first is accepted. The others send nothing and return the report of the first, for
+                ``idempotency_ttl_s`` (a day) after its acceptance; with other items they are an ``InvalidPolicy``.
 
         Raises:
             NoAgents: no living agent handles all items and offers what is needed.
             DistributionRefused: the agents do not take all items; nothing was sent. Says why, by agent.
             OrchestratorError: as :meth:`send`; a caller's mistake is found before anything is sent.
         """
-        return self.runtime.distributor.distribute(items, to, strategy, options)
+        return self.runtime.interfaces.distributor.distribute(items, to, strategy, options)
 
     def hierarchy(self, name: str, structure: HierarchyStructure | None = None) -> Hierarchy:
         """A hierarchy of agents, kept under a name: ``{"chief": {"lead-1": ["w1", "w2"]}}``.
@@ -474,12 +493,12 @@ class Orchestrator:
             InvalidPolicy: the name is not allowed.
             BrokerUnavailable: Redis is away.
         """
-        return self.runtime.hierarchies.hierarchy(name, structure)
+        return self.runtime.interfaces.hierarchies.hierarchy(name, structure)
 
     @property
     def hierarchies(self) -> Hierarchies:
         """The hierarchies of agents: lists and deletes them by their names."""
-        return self.runtime.hierarchies
+        return self.runtime.interfaces.hierarchies
 
     def propose(
         self,
@@ -501,7 +520,7 @@ class Orchestrator:
             voters: the agents, at most 1,000.
             rule: ``Majority()``, ``Unanimous()``, ``Quorum(n)`` or ``Weighted({...}, share)``.
             timeout_s: when who has not voted is silent.
-            silent: what silence counts: as if it were no voter, or as a vote against it.
+            silent: how a voter without a vote counts: not at all, or as a vote against the proposal.
             id: of the ballot; of two proposals with the same id, the second one finds the first one's ballot.
 
         Raises:
@@ -512,7 +531,8 @@ class Orchestrator:
             OutdatedWorker: a living worker of a voter is of a version that does not count votes.
             BrokerUnavailable: Redis is away.
         """
-        return self.runtime.coordination.propose(message, voters, rule, timeout_s=timeout_s, silent=silent, id=id)
+        ballots = self.runtime.interfaces.coordination
+        return ballots.propose(message, voters, rule, timeout_s=timeout_s, silent=silent, id=id)
 
     def barrier(
         self,
@@ -533,22 +553,22 @@ class Orchestrator:
         Raises:
             InvalidPolicy: an argument has a value that is not allowed.
         """
-        return self.runtime.coordination.barrier(name, parties, timeout_s=timeout_s, on_death=on_death)
+        return self.runtime.interfaces.coordination.barrier(name, parties, timeout_s=timeout_s, on_death=on_death)
 
     @property
     def coordination(self) -> Coordination:
         """The leases, elections, semaphores, pools, barriers and ballots that there are."""
-        return self.runtime.coordination
+        return self.runtime.interfaces.coordination
 
     @property
     def breakers(self) -> Breakers:
         """The agents' circuit breakers: how they stand; isolates and closes them by hand."""
-        return self.runtime.breakers
+        return self.runtime.interfaces.breakers
 
     @property
     def monitors(self) -> Monitors:
         """Monitors: those in Redis, or in eager mode those of this process."""
-        return self.runtime.monitors
+        return self.runtime.mode.monitors
 
     @property
     def registry(self) -> Registry:
@@ -558,7 +578,7 @@ class Orchestrator:
             NotSupervised: the app's broker is not one that this library supervises.
             BrokerUnavailable: Redis is away.
         """
-        return self.runtime.registry
+        return self.runtime.redis.registry
 
     def ledger(self) -> list[LedgerRow]:
         """Every mailbox' ledger, at one moment; the monitor manager's is :meth:`housekeeping_ledger`.
@@ -566,7 +586,7 @@ class Orchestrator:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        return self.runtime.mode.ledger()
+        return self.runtime.mode.statistics.ledger()
 
     def housekeeping_ledger(self) -> LedgerRow:
         """The ledger of the messages by which beat starts the monitor manager's work.
@@ -574,7 +594,7 @@ class Orchestrator:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        return self.runtime.mode.housekeeping_ledger()
+        return self.runtime.mode.statistics.housekeeping_ledger()
 
     def dataset(self) -> DatasetRecord | None:
         """Since when Redis counts, and what it is known to have lost; ``None`` in eager mode, or before any worker.
@@ -582,15 +602,15 @@ class Orchestrator:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        return self.runtime.mode.dataset()
+        return self.runtime.mode.statistics.dataset()
 
     def call_counts(self) -> list[CallCounts]:
-        """What became of the asks, retries, hedges and durable fallbacks of each mailbox, since Redis counts.
+        """Counts of asks, retries, hedges and durable fallbacks of each mailbox, since its counters began.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        return self.runtime.mode.call_counts()
+        return self.runtime.mode.statistics.call_counts()
 
     def mailboxes(self) -> list[MailboxState]:
         """Every mailbox as it is now: what waits in it, since when, its bound and breaker, and who serves it.
@@ -598,7 +618,7 @@ class Orchestrator:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        return self.runtime.mailboxes()
+        return self.runtime.mode.statistics.mailboxes()
 
     def reset(self) -> None:
         """Forget all that eager mode has in memory: letters, outcomes, counts, breakers, idempotency keys, monitors.
@@ -608,4 +628,4 @@ class Orchestrator:
         Raises:
             CallerError: this is not eager mode; what is in Redis is not deleted.
         """
-        self.runtime.reset_eager_mode()
+        self.runtime.modes.reset_eager()

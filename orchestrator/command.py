@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return supervise(arguments[1:])
     if arguments[:1] == ["tree"]:
-        from orchestrator.supervisor.tree_command import main as tree
+        from orchestrator.supervisor.operator.tree_command import main as tree
 
         return tree(arguments[1:])
     return _other(arguments)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.core.errors import InfrastructureError
-from orchestrator.supervisor.tree_command import Client, NoSupervisor
+from orchestrator.supervisor.operator.tree_command import Client, NoSupervisor
 
 #: Ends of all processes together after which the supervisor stops. The demo itself causes a few.
 _MAX_ENDS = 10

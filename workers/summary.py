@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.printable import one_line
+from orchestrator.cli.output.printable import one_line
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.migration import FindingKind
 from workers.tally import Tally

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
-from orchestrator.core.bulkhead import Bulkhead
-from orchestrator.core.cancelled_step import CancelledStep
-from orchestrator.core.concurrency import Concurrency
-from orchestrator.core.down import Down
-from orchestrator.core.flow_policy import Breaker, Mailbox
+from orchestrator.core.admission.bulkhead import Bulkhead
+from orchestrator.core.admission.concurrency import Concurrency
+from orchestrator.core.admission.flow_policy import Breaker, Mailbox
+from orchestrator.core.deliveries.down import Down
 from orchestrator.core.log import get_logger
-from orchestrator.core.policy import OnError, Retry, WhenDown, WhenOpen
+from orchestrator.core.policies.policy import OnError, Retry, WhenDown, WhenOpen
+from orchestrator.core.workflows.cancelled_step import CancelledStep
 
 if TYPE_CHECKING:
     from orchestrator.agents.context import Context
@@ -55,7 +55,7 @@ class Agent:
     #: How many of its messages run at a time over all workers, or of each value of a field; ``None`` for as many as
     #: there are slots.
     concurrency: ClassVar[Concurrency | None] = None
-    #: What it offers to the steps of workflows that say what they need instead of an agent.
+    #: What it offers to steps of workflows that name their needs in place of an agent.
     capabilities: ClassVar[Collection[str]] = frozenset()
     #: Whether only one incarnation at a time, the elected leader, claims its messages. Its methods ``on_elected`` and
     #: ``on_deposed``, if it has them, are called with a :class:`Term`: the one that begins, and the one that has ended.

@@ -1,4 +1,4 @@
-"""``orchestrator.breakers``: how agents' circuit breakers stand, and what can be done to them by hand."""
+"""``orchestrator.breakers``: shows agents' circuit breakers; isolates and closes them by hand."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, Protocol, TypeVar
 
 from orchestrator.agents.agent import Agent
-from orchestrator.core.breaker import BreakerStatus
+from orchestrator.core.admission.breaker import BreakerStatus
+from orchestrator.core.checks.text import is_text
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.text import is_text
+from orchestrator.core.spelling.option_names import named_arguments
 
 _T = TypeVar("_T")
 
@@ -17,18 +18,23 @@ _LONGEST_WHY: Final = 500
 
 
 class BreakerBackend(Protocol):
-    """Where breakers are: in Redis, or in eager mode in memory."""
+    """The breakers of one mode: in Redis, or in eager mode in memory.
 
-    def breaker_statuses(self, agents: Iterable[str]) -> Mapping[str, BreakerStatus]:
-        """How the breakers of these agents stand; agents without a breaker are left out."""
+    Each method raises :class:`UnknownAgent` for an agent that was neither declared here nor announced by any worker,
+    and :class:`BrokerUnavailable` if Redis is away.
+    """
 
-    def close_breaker(self, agent: str) -> bool | None:
-        """Close an agent's breaker; whether it was not closed, ``None`` if it has none."""
+    def statuses(self, agents: Iterable[str]) -> Mapping[str, BreakerStatus]:
+        """The statuses of these agents' breakers; agents without a breaker are left out."""
 
-    def isolate_breaker(self, agent: str, why: str) -> bool | None:
-        """Isolate an agent's breaker; whether it was not isolated, ``None`` if it has none."""
+    def close(self, agent: str) -> bool | None:
+        """Close an agent's breaker. Returns whether it was not closed; ``None`` if it has none."""
+
+    def isolate(self, agent: str, why: str) -> bool | None:
+        """Isolate an agent's breaker. Returns whether it was not isolated; ``None`` if it has none."""
 
 
+@named_arguments
 class Breakers:
     """The circuit breakers of the agents that are declared here or announced by workers.
 
@@ -54,7 +60,7 @@ class Breakers:
         """
         if not is_text(why) or not why.strip() or len(why) > _LONGEST_WHY:
             raise InvalidPolicy("why", why, f"a text of 1 to {_LONGEST_WHY} characters")
-        return _of_breaker(agent, self._backend().isolate_breaker(_name(agent), why))
+        return _of_breaker(agent, self._backend().isolate(_name(agent), why))
 
     def close(self, agent: str | type[Agent]) -> bool:
         """Close an agent's breaker, so that sends go through. Returns whether it was not closed.
@@ -64,10 +70,10 @@ class Breakers:
             InvalidPolicy: the agent has no circuit breaker.
             BrokerUnavailable: Redis is away.
         """
-        return _of_breaker(agent, self._backend().close_breaker(_name(agent)))
+        return _of_breaker(agent, self._backend().close(_name(agent)))
 
     def state(self, agent: str | type[Agent]) -> BreakerStatus:
-        """How an agent's breaker stands.
+        """The status of an agent's breaker.
 
         Raises:
             UnknownAgent: no such agent was declared here or announced by any worker.
@@ -75,15 +81,15 @@ class Breakers:
             BrokerUnavailable: Redis is away.
         """
         name = _name(agent)
-        return _of_breaker(agent, self._backend().breaker_statuses([name]).get(name))
+        return _of_breaker(agent, self._backend().statuses([name]).get(name))
 
     def list(self) -> list[BreakerStatus]:
-        """How all breakers stand, by agent.
+        """The status of all breakers, by agent.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        statuses = self._backend().breaker_statuses(sorted(self._known()))
+        statuses = self._backend().statuses(sorted(self._known()))
         return [statuses[agent] for agent in sorted(statuses)]
 
 

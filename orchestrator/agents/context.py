@@ -10,24 +10,28 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from orchestrator.agents.cancellation import never
 from orchestrator.agents.periodic import scheduled_for_in
+from orchestrator.agents.singleton import singleton_election
 from orchestrator.agents.step_context import StepContext
-from orchestrator.core.conversation import Conversation
+from orchestrator.core.calls.conversation import Conversation
+from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import InvalidPolicy, NoOwner, NotSupervised
-from orchestrator.core.masked_repr import summary
 from orchestrator.core.message import Message
-from orchestrator.core.policy import OnError, Retry, WhenDown
-from orchestrator.core.schedule_options import PeriodicOptions
+from orchestrator.core.policies.policy import OnError, Retry, WhenDown
+from orchestrator.core.schedules.options import PeriodicOptions
+from orchestrator.core.secrets.masked_repr import summary
+from orchestrator.core.spelling.option_names import named_arguments
 
 if TYPE_CHECKING:
     from orchestrator.agents.agent import Agent
     from orchestrator.app import Orchestrator
-    from orchestrator.schedules.owned import OwnedSchedules
+    from orchestrator.schedules.redis.owned import OwnedSchedules
 
 
 def _none() -> Any:
     return None
 
 
+@named_arguments
 @dataclass(frozen=True, slots=True)
 class Context:
     """The second argument of a handler, if it takes one."""
@@ -79,6 +83,22 @@ class Context:
         A :meth:`Orchestrator.call` made here waits no longer than this, and its request has this as its deadline.
         """
         return None if self.ends_at_s is None else max(0.0, self.ends_at_s - monotonic())
+
+    @property
+    def term(self) -> Term | None:
+        """The term in which this incarnation leads its singleton: its ``number`` is the fencing token of a singleton.
+
+        ``None`` if it does not lead, because the agent is no singleton, or because this incarnation was declared dead.
+        Each access reads it from Redis.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        known: Any = self.orchestrator
+        term: Term | None = known and known.election(singleton_election(self.agent)).leader()
+        # In eager mode the only process leads, and the context has no incarnation.
+        leads = term is not None and (term.leader == self.incarnation or known.runtime.modes.is_eager)
+        return term if leads else None
 
     @property
     def scheduled_for(self) -> datetime | None:
@@ -146,7 +166,7 @@ class Context:
 
         The request is attempted once and leaves no dead letter. If a worker dies while it has it, another one handles
         it, unless ``on_death`` is ``"fail"``: then the reply says so, as soon as the death is found. Its deadline is
-        the end of the time-out, or the deadline of what is handled here, if that is earlier.
+        the end of the timeout, or the deadline of what is handled here, if that is earlier.
 
         Raises:
             NoOwner: this context does not come from a worker.

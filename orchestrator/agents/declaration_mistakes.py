@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from enum import Enum
 from typing import Any, Final, get_args, get_type_hints
 
-from orchestrator.core.bulkhead import Bulkhead
-from orchestrator.core.concurrency import Concurrency
+from orchestrator.agents.hooks import OF_SINGLETONS, Hook
+from orchestrator.core.admission.bulkhead import Bulkhead
+from orchestrator.core.admission.concurrency import Concurrency
+from orchestrator.core.admission.flow_policy import Breaker, Mailbox
 from orchestrator.core.errors import InvalidDeclaration
-from orchestrator.core.flow_policy import Breaker, Mailbox
-from orchestrator.core.masked_repr import masked_repr
-from orchestrator.core.nearest import nearest
-from orchestrator.core.policy import Retry
+from orchestrator.core.policies.policy import Retry
+from orchestrator.core.secrets.masked_repr import masked_repr
+from orchestrator.core.spelling.nearest import nearest
 
 #: Types of values that make an attribute look like a setting.
 _NUMBERS: Final = (int, float, timedelta, str)
@@ -76,13 +78,16 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 #: Types of values of such settings.
 _PLAIN: Final = (*_NUMBERS, bool, list, tuple, set, frozenset, dict)
 
-#: Methods that are called by their names.
-_CALLED: Final = ("on_down", "on_cancelled", "on_decision")
-
 #: What no message and no vote is, as annotations write it.
 _BUILTIN: Final = frozenset({"bool", "None", "int", "float", "str", "dict", "list"})
 
 _LIKENESS: Final = 0.75
+
+#: Where a name in another style has a capital letter: `maxRetries`.
+_CAPITAL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+#: Characters of a name from which on two swapped letters leave a likeness of 0.9: `on_elected` is no `on_rejected`.
+_LONG: Final = 9
 
 
 def mistaken_settings(base: type, cls: type) -> Iterator[str]:
@@ -90,22 +95,30 @@ def mistaken_settings(base: type, cls: type) -> Iterator[str]:
 
     An attribute whose name begins with an underscore is never taken for one.
     """
+    singleton = getattr(cls, "singleton", False)
+    hooks = [hook.value for hook in Hook if singleton or hook not in OF_SINGLETONS]
     for owner in cls.__mro__:
         if owner is base or not issubclass(owner, base):
             continue
         for name, value in vars(owner).items():
             if (
                 name in _KINDS
-                or name in _CALLED
+                or name in list(Hook)
                 or name.startswith("_")
-                or name != name.lower()
                 or isinstance(value, property)
+                or (name.isupper() and name.lower() not in _KINDS)
             ):
                 continue
+            plain = _CAPITAL.sub("_", name).lower()
             if callable(value) and not isinstance(value, type):
-                meant = nearest(name, _CALLED, likeness=0.85)
-                if meant:
+                if meant := nearest(plain, hooks, likeness=0.85 if len(plain) < _LONG else 0.9):
                     yield f"{cls.__qualname__}.{name}: never called; did you mean {meant!r}?"
+                continue
+            if name != name.lower():
+                # `Retry` for `retry`. A class under such a name is one of the agent's own.
+                setting = _ALIASES.get(plain) or nearest(name, _KINDS, likeness=_LIKENESS)
+                if setting and not callable(value):
+                    yield _no_setting(cls, name, value, setting)
                 continue
             if name in _ELSEWHERE and isinstance(value, _PLAIN):
                 yield (
@@ -115,13 +128,17 @@ def mistaken_settings(base: type, cls: type) -> Iterator[str]:
                 continue
             setting = _ALIASES.get(name) or nearest(name, _KINDS, likeness=_LIKENESS)
             if setting and isinstance(value, _KINDS[setting]):
-                yield (
-                    f"{cls.__qualname__}.{name}={masked_repr(value)}: no such setting; did you mean {setting!r}? "
-                    f"(an attribute of your own: _{name})"
-                )
+                yield _no_setting(cls, name, value, setting)
 
 
-def called_method(cls: type, name: str, *, may_be_none: bool = False) -> Any:
+def _no_setting(cls: type, name: str, value: object, setting: str) -> str:
+    return (
+        f"{cls.__qualname__}.{name}={masked_repr(value)}: no such setting; did you mean {setting!r}? "
+        f"(an attribute of your own: _{name})"
+    )
+
+
+def called_method(cls: type, name: Hook, *, may_be_none: bool = False) -> Any:
     """The method of an agent that is called by this name; ``None`` if it may have none, and has none.
 
     Raises:

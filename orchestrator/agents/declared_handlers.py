@@ -9,20 +9,21 @@ from typing import Any
 from orchestrator.agents.agent import Agent
 from orchestrator.agents.declaration_mistakes import called_method, mistaken_message, mistaken_return
 from orchestrator.agents.declared_policy import declared_policy
+from orchestrator.agents.hooks import Hook
 from orchestrator.agents.marks import DeclaredMark, HandlesMark, PeriodicMark, RepliesMark, VotesMark, marks_of
 from orchestrator.agents.periodic import Fire, fire_message
 from orchestrator.agents.replies import methods_that_ask, reply_message
 from orchestrator.agents.singleton import TERM_MESSAGES
 from orchestrator.agents.spec import HandlerSpec
-from orchestrator.agents.votes import DECISION, DecisionFields, vote_name
-from orchestrator.core.cancelled_step import CancelledStep
-from orchestrator.core.decision import Decision, Vote
-from orchestrator.core.effective import Policy
+from orchestrator.agents.votes import DecisionFields, vote_name
+from orchestrator.core.calls.reply import Reply
+from orchestrator.core.coordination.decision import Decision, Vote
+from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import InvalidDeclaration
 from orchestrator.core.message import message_name
-from orchestrator.core.reply import Reply
-from orchestrator.core.term import Term
-from orchestrator.core.timeouts import Timeouts
+from orchestrator.core.policies.effective import Policy
+from orchestrator.core.policies.timeouts import Timeouts
+from orchestrator.core.workflows.cancelled_step import CancelledStep
 
 
 def declared_handlers(
@@ -44,9 +45,11 @@ def declared_handlers(
                 "allowed: a method marked with @replies(SomeMessage)"
             )
     is_voter = any(isinstance(mark, VotesMark) for mark in marks.values())
-    handlers.add_called(DECISION, DecisionFields, Decision, "beside a method marked with @votes(SomeMessage)", is_voter)
+    handlers.add_called(
+        Hook.DECISION, DecisionFields, Decision, "beside a method marked with @votes(SomeMessage)", is_voter
+    )
     for name, message in TERM_MESSAGES.items():
-        handlers.add_called(name, message, Term, "with singleton = True", cls.singleton)
+        handlers.add_called(Hook(name), message, Term, "with singleton = True", cls.singleton)
     handlers.add_on_cancelled()
     if not handlers.found:
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
@@ -105,9 +108,10 @@ class _Handlers:
         spec = HandlerSpec(mark.message, method, policy, with_context, is_idempotent=mark.is_idempotent)
         return self._add(name, spec, f"handle {name}")
 
-    def add_called(self, method: str, message: type[Any], argument: type[Any], when: str, is_called: bool) -> None:
+    def add_called(self, hook: Hook, message: type[Any], argument: type[Any], when: str, is_called: bool) -> None:
         """Add the handler of a method that is called by its name, if the class has it."""
-        function: Any = called_method(self._cls, method, may_be_none=True)
+        method = hook.value
+        function: Any = called_method(self._cls, hook, may_be_none=True)
         marks = marks_of(function)
         if function is None or (marks and not is_called):
             return
@@ -122,7 +126,7 @@ class _Handlers:
 
     def add_on_cancelled(self) -> None:
         """Add the handler of ``on_cancelled``, which is called only where a class has one of its own."""
-        method = called_method(self._cls, "on_cancelled")
+        method = called_method(self._cls, Hook.CANCELLED)
         if method is Agent.on_cancelled:
             return
         self._check_annotation("on_cancelled", "is called with a CancelledStep", CancelledStep)

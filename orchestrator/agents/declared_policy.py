@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
-from orchestrator.core.timeout_classes import allowed_seconds, seconds_of
-from orchestrator.core.timeouts import Timeouts
+from orchestrator.core.policies.effective import Policy
+from orchestrator.core.policies.timeout_classes import allowed_seconds, seconds_of
+from orchestrator.core.policies.timeouts import Timeouts
 
 
 def declared_policy(where: str, values: Mapping[str, Any], timeouts: Timeouts) -> Policy:

@@ -10,22 +10,22 @@ from celery import Celery
 from kombu import Queue
 
 from orchestrator.agents.agent import Agent
-from orchestrator.agents.inspection import inspect_agent
+from orchestrator.agents.declaration import inspect_agent
 from orchestrator.agents.spec import AgentSpec
-from orchestrator.core.bulkhead import Bulkhead
-from orchestrator.core.effective import Policy
+from orchestrator.agents.unhandled_message import unknown_message
+from orchestrator.core.admission.bulkhead import Bulkhead
+from orchestrator.core.admission.flow_policy import Breaker, Flow
 from orchestrator.core.errors import (
     InvalidDeclaration,
     InvalidPolicy,
     OrchestratorError,
     UnknownAgent,
-    UnknownMessage,
 )
-from orchestrator.core.flow_policy import Breaker, Flow
-from orchestrator.core.placement import offers
-from orchestrator.core.secret_names import secret_names
+from orchestrator.core.policies.effective import Policy
+from orchestrator.core.policies.timeouts import Timeouts, most_specific
+from orchestrator.core.secrets.secret_names import secret_names
 from orchestrator.core.settings import Settings
-from orchestrator.core.timeouts import Timeouts, most_specific
+from orchestrator.core.workflows.placement import offers
 from orchestrator.registry.registry import AgentEntry
 from orchestrator.sending.address import Address
 from orchestrator.sending.mailbox import mailbox
@@ -114,12 +114,16 @@ class Directory:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        announced = self._announced()
-        names = sorted({*self.declared, *announced})
-        messages = {name: announced[name].messages for name in announced} | {
-            name: sorted(spec.handlers) for name, spec in self.declared.items()
-        }
-        return [self.address(name, message) for name in names for message in messages[name]]
+        return [self.address(name, message) for name, known in sorted(self.messages().items()) for message in known]
+
+    def messages(self) -> dict[str, Collection[str]]:
+        """What every agent handles that is declared here or announced by workers, by the agents' names.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        announced: dict[str, Collection[str]] = {name: one.messages for name, one in self._announced().items()}
+        return announced | {name: sorted(spec.handlers) for name, spec in self.declared.items()}
 
     def addresses_of(self, spec: AgentSpec) -> list[Address]:
         """The address of every message that an agent handles."""
@@ -174,7 +178,7 @@ class Directory:
         return known
 
     def offered(self) -> dict[str, Collection[str]]:
-        """What all known agents offer, by their names.
+        """The capabilities of all known agents, by their names.
 
         Raises:
             BrokerUnavailable: Redis is away.
@@ -207,7 +211,7 @@ class Directory:
     def _declared(self, spec: AgentSpec, message: str) -> Address:
         handler = spec.handlers.get(message)
         if handler is None:
-            raise UnknownMessage(spec.name, message, spec.handlers)
+            raise unknown_message(spec.name, message, spec.handlers)
         return self._at(
             spec.name,
             message,
@@ -224,7 +228,7 @@ class Directory:
             raise UnknownAgent(agent, {*self.declared, *announced})
         entry = announced[agent]
         if message not in entry.messages:
-            raise UnknownMessage(agent, message, entry.messages)
+            raise unknown_message(agent, message, entry.messages)
         levels = (Policy.from_wire(wire) for wire in entry.policies.get(message, ({}, {})))
         return self._at(
             agent,

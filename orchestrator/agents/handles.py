@@ -7,15 +7,15 @@ from typing import Any, TypeVar, Unpack
 
 from orchestrator.agents.marks import HandlesMark, MethodOptions, check_names, checked_message, mark
 from orchestrator.core.errors import InvalidDeclaration
-from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message
-from orchestrator.core.policy import WhenDown, WhenOpen
+from orchestrator.core.policies.policy import WhenDown, WhenOpen
+from orchestrator.core.secrets.masked_repr import masked_repr
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class HandlesOptions(MethodOptions, total=False):
-    """What ``@handles`` takes."""
+    """The arguments of ``@handles``."""
 
     deadline_s: float | None
     expires_s: float | None

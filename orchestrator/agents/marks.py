@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final, TypedDict, TypeVar
 
 from orchestrator.core.errors import InvalidDeclaration
-from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, message_name
-from orchestrator.core.nearest import meant
-from orchestrator.core.policy import OnError, Retry
+from orchestrator.core.policies.policy import OnError, Retry
+from orchestrator.core.secrets.masked_repr import masked_repr
+from orchestrator.core.spelling.nearest import meant
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,7 +72,7 @@ def checked_message(decorator: str, message: object) -> type[Message]:
 
 
 class MethodOptions(TypedDict, total=False):
-    """What ``@votes`` and ``@replies`` take: options of :class:`Agent`, for the messages that call the method."""
+    """The arguments of ``@votes`` and ``@replies``: options of :class:`Agent` for the messages that call the method."""
 
     retry: Retry | None
     on_error: OnError | str | None

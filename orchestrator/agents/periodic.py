@@ -12,9 +12,9 @@ from pydantic import create_model
 from orchestrator.agents.marks import PeriodicMark, mark
 from orchestrator.core.errors import InvalidDeclaration, InvalidSchedule
 from orchestrator.core.message import Message
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_options import PeriodicOptions, define
-from orchestrator.core.schedule_values import AgentRecipient, Source
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.options import PeriodicOptions, define
+from orchestrator.core.schedules.values import AgentRecipient, Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,7 +27,7 @@ MISSED: Final = "missed"
 
 @dataclass(frozen=True, slots=True)
 class Fire:
-    """What a periodic method is called with."""
+    """The arguments of a periodic method."""
 
     #: The schedule's id.
     schedule: str

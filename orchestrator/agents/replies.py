@@ -12,14 +12,14 @@ from typing import Any, TypeVar, Unpack
 from pydantic import create_model
 
 from orchestrator.agents.marks import MethodOptions, RepliesMark, check_names, checked_message, mark
+from orchestrator.core.calls.reply import reply_name
 from orchestrator.core.message import Message, message_name
-from orchestrator.core.reply import reply_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ReplyFields(Message):
-    """The fields of a reply's message; see :class:`orchestrator.core.reply.Reply`."""
+    """The fields of a reply's message; see :class:`orchestrator.core.calls.reply.Reply`."""
 
     id: str
     agent: str

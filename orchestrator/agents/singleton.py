@@ -6,15 +6,16 @@ from typing import Final
 
 from pydantic import create_model
 
+from orchestrator.agents.hooks import Hook
+from orchestrator.core.coordination.term import Term
 from orchestrator.core.message import Message
-from orchestrator.core.term import Term
 
 #: The methods that are called with a term, by the messages of these names.
-ELECTED: Final = "on_elected"
-DEPOSED: Final = "on_deposed"
+ELECTED: Final = Hook.ELECTED.value
+DEPOSED: Final = Hook.DEPOSED.value
 
 
-#: What the names of their elections begin with.
+#: The beginning of the names of their elections.
 SINGLETON: Final = "singleton:"
 
 
@@ -24,7 +25,7 @@ def singleton_election(agent: str) -> str:
 
 
 class TermFields(Message):
-    """The fields of a term; see :class:`orchestrator.core.term.Term`."""
+    """The fields of a term; see :class:`orchestrator.core.coordination.term.Term`."""
 
     election: str
     number: int

@@ -1,4 +1,4 @@
-"""What a checked declaration of an agent says, and how its methods are called."""
+"""The checked declaration of an agent, and the calls of its methods."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from orchestrator.agents.periodic import fire_of
 from orchestrator.agents.replies import ReplyFields
 from orchestrator.agents.singleton import TermFields, singleton_election
 from orchestrator.agents.votes import DecisionFields, checked_vote
-from orchestrator.core.bulkhead import Bulkhead
-from orchestrator.core.concurrency import Concurrency
-from orchestrator.core.down import Down
-from orchestrator.core.effective import Policy
-from orchestrator.core.flow_policy import Flow
+from orchestrator.core.admission.bulkhead import Bulkhead
+from orchestrator.core.admission.concurrency import Concurrency
+from orchestrator.core.admission.flow_policy import Flow
+from orchestrator.core.calls.reply import Reply
+from orchestrator.core.deliveries.down import Down
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.message import Message
-from orchestrator.core.reply import Reply
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.supervision import Supervision
-from orchestrator.core.timeouts import Timeouts
+from orchestrator.core.policies.effective import Policy
+from orchestrator.core.policies.timeouts import Timeouts
+from orchestrator.core.schedules.definition import ScheduleDefinition
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,13 @@ class AgentSpec:
         policy = self.timeouts.merged(self.down_task, self.name, ("agent", self.policy))
         timeout_s = self.timeouts.scaled(policy.timeout_s)
         return Supervision(policy.retry, policy.on_error, self.name, message, track=False, timeout_s=timeout_s)
+
+    def takes_message_alone(self, handler: HandlerSpec) -> bool:
+        """Whether :meth:`call` does no more than call the method with the message."""
+        made_of = (TermFields, ReplyFields, DecisionFields)
+        return not (
+            handler.takes_context or handler.is_periodic or handler.is_vote or issubclass(handler.message, made_of)
+        )
 
     def call(self, agent: Agent, handler: HandlerSpec, message: Message, context: Context | None) -> Any:
         """Call a handler, with the context if it takes one."""

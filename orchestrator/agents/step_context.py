@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.agents.cancellation import never
-from orchestrator.core.masked_repr import summary
+from orchestrator.core.secrets.masked_repr import summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 
-from orchestrator.core.nearest import meant
 from orchestrator.core.settings import Settings
+from orchestrator.core.spelling.nearest import meant
 
 
 def unknown_names(settings: Settings, agents: Mapping[str, Collection[str]], tasks: Collection[str]) -> list[str]:

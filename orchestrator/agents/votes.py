@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, Unpack
 
+from orchestrator.agents.hooks import Hook
 from orchestrator.agents.marks import MethodOptions, VotesMark, check_names, checked_message, mark
-from orchestrator.core.decision import Decision, Vote
+from orchestrator.core.coordination.decision import Decision, Vote
 from orchestrator.core.errors import InvalidResult
 from orchestrator.core.message import Message
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: The method that is called with decisions, and the name of their messages.
-DECISION: Final = "on_decision"
+DECISION: Final = Hook.DECISION.value
+
+_PREFIX: Final = "vote_on_"
 
 
 class DecisionFields(Message):
-    """The fields of a decision's message; see :meth:`orchestrator.core.decision.Decision.from_wire`."""
+    """The fields of a decision's message; see :meth:`orchestrator.core.coordination.decision.Decision.from_wire`."""
 
     ballot: str
     message: str
@@ -51,7 +54,12 @@ def votes(message: type[Message], **options: Unpack[MethodOptions]) -> Callable[
 
 def vote_name(message: str) -> str:
     """The name of the message that asks for a vote on messages of this name."""
-    return f"vote_on_{message}"
+    return f"{_PREFIX}{message}"
+
+
+def is_vote(name: str) -> bool:
+    """Whether a message of this name asks for a vote."""
+    return name.startswith(_PREFIX)
 
 
 def checked_vote(method: str, returned: object) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any, Final
 import click
 from celery.bin.base import CeleryCommand
 
-from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.output.documents import as_json_option, print_document
 from orchestrator.cli.reported_errors import EXIT_CODES, reported
-from orchestrator.sending.call_counts import CallCounts
+from orchestrator.sending.calls.call_counts import CallCounts
 
 #: What is counted, with the column's title.
 _COUNTED: Final = {
@@ -43,7 +43,7 @@ def calls(context: click.Context, as_json: bool) -> None:
         print_document({"calls": [_document(counts) for counts in found]})
         return
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import console, print_table
+    from orchestrator.cli.output.tables import console, print_table
 
     rows = [(counts.queue, *(getattr(counts, name) for name in _COUNTED)) for counts in found]
     columns = ("mailbox", *_COUNTED.values())

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.core.death import DeathReason
+from orchestrator.core.deliveries.death import DeathReason
 
 if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
@@ -56,7 +56,7 @@ class DeathRecorder:
             case "died":
                 return {"deaths": [self._record(one, request) for one in self._incarnations(request)]}
             case "hold":
-                return {"held": [queue for queue in self._queues(request) if self._hold(queue, request)]}
+                return {"on_hold": [queue for queue in self._queues(request) if self._hold(queue, request)]}
             case "release":
                 return {"released": [queue for queue in self._queues(request) if self._release(queue, request)]}
             case _:
@@ -71,9 +71,8 @@ class DeathRecorder:
         recorded = self._sweeper.record_death(incarnation, reason, by=f"supervisor@{self._host}", error=error)
         if recorded is None:
             return {"incarnation": incarnation}
-        requeued, dead_lettered = recorded
-        found = {"incarnation": incarnation, "reason": reason.value}
-        return {**found, "requeued": requeued, "dead_lettered": dead_lettered}
+        found = {"incarnation": incarnation, "reason": recorded.reason}
+        return {**found, "requeued": recorded.requeued, "dead_lettered": recorded.dead_lettered}
 
     def _incarnations(self, request: Request) -> Sequence[str]:
         """The incarnation that the process' health file named; without one, those with its node name and process id."""

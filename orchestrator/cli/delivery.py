@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.loaded import orchestrator_of
-from orchestrator.cli.outcomes import attempt_documents, outcome_document, outcome_line
+from orchestrator.cli.output.documents import as_json_option, print_document
+from orchestrator.cli.output.outcomes import attempt_documents, outcome_document, outcome_line
 from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
+from orchestrator.core.deliveries.outcome import Dead, Handled
 from orchestrator.core.errors import UnknownDeadLetter, UnknownDelivery
-from orchestrator.core.outcome import Dead, Handled
 from orchestrator.core.times import age, moment_of
 from orchestrator.sending.delivery import MAX_WAIT_S, CancelResult
 
@@ -47,7 +47,7 @@ def delivery() -> None:
 def show_delivery(context: click.Context, delivery_id: str, as_json: bool) -> None:
     """Show where a delivery is, its attempts, and its outcome if it has one."""
     orchestrator = orchestrator_of(context)
-    hidden = orchestrator.runtime.hidden
+    hidden = orchestrator.runtime.hidden.names
     found = orchestrator.delivery(delivery_id)
     status, outcome = found.status(), found.outcome()
     attempts = attempt_documents(found.history(), hidden)
@@ -69,7 +69,7 @@ def show_delivery(context: click.Context, delivery_id: str, as_json: bool) -> No
         )
         return
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import console, print_fields
+    from orchestrator.cli.output.tables import console, print_fields
 
     out = console(context)
     fields: dict[str, str | int] = {
@@ -101,19 +101,19 @@ def _recipient_in_letter(orchestrator: Orchestrator, outcome: Dead) -> tuple[str
 def show_history(context: click.Context, delivery_id: str, as_json: bool) -> None:
     """Show a delivery's attempts so far: when and where each ended, and how."""
     orchestrator = orchestrator_of(context)
-    attempts = attempt_documents(orchestrator.delivery(delivery_id).history(), orchestrator.runtime.hidden)
+    attempts = attempt_documents(orchestrator.delivery(delivery_id).history(), orchestrator.runtime.hidden.names)
     if as_json:
         print_document({"id": delivery_id, "history": attempts})
         return
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import console
+    from orchestrator.cli.output.tables import console
 
     _print_attempts(console(context), attempts)
 
 
 def _print_attempts(out: Any, attempts: list[dict[str, Any]]) -> None:
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import print_table
+    from orchestrator.cli.output.tables import print_table
 
     rows = [(a["number"], moment_of(a["ended_at"]), a["worker"], _runtime(a["runtime_s"]), a["how"]) for a in attempts]
     columns = ("attempt", "ended", "worker", "ran for", "how it ended")
@@ -146,9 +146,9 @@ def wait_for_delivery(context: click.Context, delivery_id: str, timeout_s: float
     orchestrator = orchestrator_of(context)
     outcome = orchestrator.delivery(delivery_id).wait(timeout_s)
     if as_json:
-        print_document({"id": delivery_id, "outcome": outcome_document(outcome, orchestrator.runtime.hidden)})
+        print_document({"id": delivery_id, "outcome": outcome_document(outcome, orchestrator.runtime.hidden.names)})
     else:
-        click.echo(outcome_line(outcome, orchestrator.runtime.hidden))
+        click.echo(outcome_line(outcome, orchestrator.runtime.hidden.names))
     if not isinstance(outcome, Handled):
         raise Stop(f"delivery {delivery_id} was not handled", ExitCode.NOT_HANDLED)
 

@@ -13,7 +13,8 @@ from kombu import Connection
 
 from orchestrator.core.errors import BrokerUnavailable, CallerError
 from orchestrator.core.settings import load_settings
-from orchestrator.transport.redis.checkup import Eviction, Level, gather, judge
+from orchestrator.registry.registry import Registry, differing_limits
+from orchestrator.transport.redis.checkup import Eviction, Finding, Level, gather, judge
 from orchestrator.transport.store import Store, open_store
 from orchestrator.transport.transport import TRANSPORT
 
@@ -23,7 +24,7 @@ _SOCKET_TIMEOUT_S = 3.0
 _EXIT_CODES = """
 Exit codes:
   0  every check is ok or a warning
-  1  a check failed: a worker would refuse to start
+  1  a check failed: a worker would refuse to start, or wait
   2  the command line, or a setting, is not understood
   3  Redis cannot be reached
 """
@@ -86,10 +87,21 @@ def examine(store: Store, eviction: Eviction, *, as_json: bool) -> tuple[str, bo
         BrokerUnavailable: Redis cannot be reached.
     """
     facts = store.ask(lambda call: gather(call, store.keys, configuration=True))
-    findings = judge(facts, eviction)
+    findings = [*judge(facts, eviction), _limits(store)]
     passed = all(finding.level is not Level.FAIL for finding in findings)
     if as_json:
         document = {"broker": store.url, "ok": passed, "checks": [asdict(finding) for finding in findings]}
         return json.dumps(document, indent=2), passed
     checks = (f"{finding.level:<4}  {finding.check}: {finding.text}" for finding in findings)
     return "\n".join([f"Redis at {store.url}", *checks]), passed
+
+
+def _limits(store: Store) -> Finding:
+    """Whether the living workers of each agent declare the same limits."""
+    try:
+        found = differing_limits(Registry(store).incarnations())
+    except BrokerUnavailable as error:
+        return Finding(Level.WARN, "declared limits", f"could not be read: {error}")
+    if found:
+        return Finding(Level.WARN, "declared limits", " ".join(f"{one}." for one in found))
+    return Finding(Level.OK, "declared limits", "the living workers of each agent declare the same")

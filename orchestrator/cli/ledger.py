@@ -9,8 +9,8 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand
 
-from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.output.documents import as_json_option, print_document
 from orchestrator.cli.reported_errors import ExitCode, Stop, exit_codes, reported
 from orchestrator.core.times import moment
 from orchestrator.sending.ledger import LedgerRow, total
@@ -74,7 +74,7 @@ def ledger(context: click.Context, as_json: bool, acknowledge_loss: bool) -> Non
 
 
 def _lost_fires(fires: Mapping[str, int]) -> int:
-    """How many due times of schedules became nothing."""
+    """The number of due times of schedules that became nothing."""
     return fires.get("due", 0) - sum(fires.get(name, 0) for name in _FIRES[1:])
 
 
@@ -99,7 +99,7 @@ def _document(row: LedgerRow) -> dict[str, Any]:
 
 def _show(context: click.Context, rows: list[LedgerRow], housekeeping: LedgerRow) -> None:
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import console, print_table
+    from orchestrator.cli.output.tables import console, print_table
 
     out = console(context)
     shown = [*rows, total(rows)] if rows else []

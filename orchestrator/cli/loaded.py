@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.core.broker_url import ENCODED, quoted, servers
+from orchestrator.core.checks.broker_url import ENCODED, quoted, servers
 from orchestrator.core.errors import InvalidSettings, NotSupervised
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from orchestrator.cli.printable import one_line
+from orchestrator.cli.broker_away import report_broker_away
+from orchestrator.cli.output.printable import one_line
 from orchestrator.cli.reported_errors import ExitCode
 from orchestrator.core.errors import InvalidSettings
 
@@ -36,6 +37,7 @@ def report_bad_settings() -> None:
     # These import further modules, look at what has come together, or connect to the broker.
     commands: list[Any] = [value for value in vars(command_line).values() if isinstance(value, click.Command)]
     for command in commands:
+        report_broker_away(command)
         command.invoke = _reporting(command.invoke)
 
 

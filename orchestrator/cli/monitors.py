@@ -8,9 +8,9 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from orchestrator.cli.documents import as_json_option, limit_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.output.documents import as_json_option, limit_option, print_document
 from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.core.plural import counted
 from orchestrator.core.times import age
@@ -43,7 +43,7 @@ def list_monitors(
         print_document({"monitors": [asdict(entry) for entry in found]})
         return
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import console, print_table
+    from orchestrator.cli.output.tables import console, print_table
 
     print_table(
         console(context),
@@ -88,7 +88,7 @@ def show_stats(context: click.Context, as_json: bool) -> None:
         print_document(stats)
         return
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import console, print_fields
+    from orchestrator.cli.output.tables import console, print_fields
 
     print_fields(console(context), "Monitors", {name.replace("_", " "): number for name, number in stats.items()})
 
@@ -138,7 +138,7 @@ def find_leaks(
 
 def _show(context: click.Context, leaks: list[Leak]) -> None:
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import console, print_table
+    from orchestrator.cli.output.tables import console, print_table
 
     print_table(
         console(context),

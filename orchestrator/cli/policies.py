@@ -8,16 +8,18 @@ import click
 from celery.bin.base import CeleryCommand
 
 from orchestrator.app import Orchestrator
-from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.output.documents import as_json_option, print_document
 from orchestrator.cli.reported_errors import EXIT_CODES, reported
-from orchestrator.core.effective import Effective
 from orchestrator.core.errors import UnknownAgent
 from orchestrator.core.plural import counted
-from orchestrator.core.policy import Constant, Exponential, Linear, Retry
-from orchestrator.core.timeout_classes import NamedSeconds
+from orchestrator.core.policies.effective import Effective
+from orchestrator.core.policies.policy import Constant, Exponential, Linear, Retry
+from orchestrator.core.policies.timeout_classes import NamedSeconds
 from orchestrator.sending.address import Address
 from orchestrator.sending.send_options import POLICY_OPTIONS
+from orchestrator.worker.misnamed_settings import misnamed_settings
+from orchestrator.worker.served_tasks import served_addresses
 from orchestrator.worker.startup_warnings import governed_tasks, pool_warnings, startup_warnings
 
 
@@ -43,7 +45,7 @@ def policies(context: click.Context, agent: str | None, as_json: bool) -> None:
         addresses += governed_tasks(orchestrator.app, orchestrator.settings.time_limits)
     said = list(dict.fromkeys([*startup_warnings(orchestrator.app, addresses), *_of_pools(orchestrator, addresses)]))
     if agent is None:
-        said += orchestrator.runtime.unknown_names()
+        said += misnamed_settings(orchestrator.runtime)
     factor = orchestrator.settings.timeout_factor
     if as_json:
         print_document({"policies": [_document(a) for a in addresses], "timeout_factor": factor, "remarks": said})
@@ -52,16 +54,17 @@ def policies(context: click.Context, agent: str | None, as_json: bool) -> None:
 
 
 def _of_pools(orchestrator: Orchestrator, addresses: list[Address]) -> list[str]:
-    """What the pools of living workers cannot do for the messages that they serve."""
+    """The lines about what the pools of living workers cannot do for the messages that they serve."""
     if orchestrator.eager:
         return []
     queues: dict[str, set[str]] = {}
     for incarnation in orchestrator.registry.incarnations():
         queues.setdefault(incarnation.pool, set()).update(incarnation.queues)
+    app, mailboxes = orchestrator.app, orchestrator.runtime.directory.mailboxes()
     return [
         line
         for pool in sorted(queues)
-        for line in pool_warnings(pool, orchestrator.runtime.served(addresses, queues[pool]))
+        for line in pool_warnings(pool, served_addresses(app, addresses, queues[pool], mailboxes))
     ]
 
 
@@ -84,7 +87,7 @@ def _value(policy: Effective, name: str) -> Any:
 
 def _show(context: click.Context, addresses: list[Address], factor: float, said: list[str]) -> None:
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import console, print_table, print_text
+    from orchestrator.cli.output.tables import console, print_table, print_text
 
     out = console(context)
     for address in addresses:

@@ -13,7 +13,7 @@ from typing import IO, Any, Final, ParamSpec
 
 import click
 
-from orchestrator.cli.printable import one_line
+from orchestrator.cli.output.printable import one_line
 from orchestrator.core.errors import (
     AgentDown,
     BulkheadFull,
@@ -107,8 +107,10 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
         except OrchestratorError as error:
             raise Stop(str(error), exit_code_of(error)) from error
         except OSError as error:
-            if error.errno not in _FULL or error.filename is not None:
+            if error.errno not in _FULL:
                 raise
+            if error.filename is not None:
+                raise Stop(f"{error.filename}: {error.strerror}", ExitCode.NOT_HANDLED) from error
             # What is still in the buffer would fail again at exit, with a traceback.
             with Path(os.devnull).open("w") as null:
                 os.dup2(null.fileno(), sys.stdout.fileno())

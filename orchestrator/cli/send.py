@@ -11,19 +11,20 @@ from typing import Any, NoReturn
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
+from orchestrator.agents.unhandled_message import unknown_message
 from orchestrator.app import Orchestrator
-from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.agents.undeclared import undeclared_message
 from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.loaded import orchestrator_of
-from orchestrator.cli.outcomes import outcome_document, outcome_line
-from orchestrator.cli.printable import one_line
+from orchestrator.cli.output.documents import as_json_option, print_document
+from orchestrator.cli.output.outcomes import outcome_document, outcome_line
+from orchestrator.cli.output.printable import one_line
 from orchestrator.cli.reported_errors import ExitCode, Stop, exit_codes, reported
-from orchestrator.cli.undeclared import undeclared_message
-from orchestrator.core.errors import InfrastructureError, InvalidMessage, InvalidPolicy, SendFailed, UnknownMessage
+from orchestrator.core.deliveries.outcome import Handled, Outcome
+from orchestrator.core.errors import InfrastructureError, InvalidMessage, InvalidPolicy, SendFailed
 from orchestrator.core.message import Message, decode
-from orchestrator.core.outcome import Handled, Outcome
-from orchestrator.core.policy import OnError, Retry, WhenDown, WhenOpen
-from orchestrator.core.secret_names import secret_names
+from orchestrator.core.policies.policy import OnError, Retry, WhenDown, WhenOpen
+from orchestrator.core.secrets.secret_names import secret_names
 from orchestrator.sending.delivery import Delivery
 
 _EXIT_CODES = exit_codes(
@@ -212,7 +213,7 @@ def build(orchestrator: Orchestrator, agent: str, message: str, fields: Mapping[
         return undeclared_message(agent, message, fields, announced, orchestrator.agents)
     handler = spec.handlers.get(message)
     if handler is None:
-        raise UnknownMessage(agent, message, spec.handlers)
+        raise unknown_message(agent, message, spec.handlers)
     return decode(handler.message, fields, hidden=orchestrator.settings.redact)
 
 

@@ -8,15 +8,15 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.output.documents import as_json_option, print_document
 from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.core.plural import counted
-from orchestrator.core.run_times import ENOUGH
-from orchestrator.core.timeout_classes import NamedSeconds
-from orchestrator.core.timeout_overrides import Override
-from orchestrator.core.timeouts import most_specific
+from orchestrator.core.policies.run_times import ENOUGH
+from orchestrator.core.policies.timeout_classes import NamedSeconds
+from orchestrator.core.policies.timeout_overrides import Override
+from orchestrator.core.policies.timeouts import most_specific
 from orchestrator.core.times import age, duration
 from orchestrator.sending.address import Address
 
@@ -48,7 +48,7 @@ def list_timeouts(context: click.Context, as_json: bool) -> None:
         )
         return
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import console, print_table, print_text
+    from orchestrator.cli.output.tables import console, print_table, print_text
 
     out = console(context)
     print_table(
@@ -133,7 +133,7 @@ def suggest(context: click.Context, name: str | None, margin: float, as_json: bo
         print_document({"suggestions": [asdict(one) for one in suggestions], "margin": margin})
         return
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import console, print_table
+    from orchestrator.cli.output.tables import console, print_table
 
     print_table(
         console(context),

@@ -1,13 +1,14 @@
 """A worker campaigns for the singletons that it hosts, and leads each from its turn until its incarnation ends.
 
-``claim.lua`` gives the messages of a singleton's mailbox to its leader alone. A leader that dies is replaced by the
-death hook, which comes after its messages were requeued: so no message is claimed in two terms at once.
+``claim.lua`` gives the messages of a singleton's mailbox to its leader alone, once its term is announced. A leader that
+dies is replaced by the death hook, which comes after its messages were requeued: so no message is claimed in two terms
+at once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 from uuid import uuid4
 
@@ -16,12 +17,15 @@ from celery import bootsteps
 from orchestrator.agents.singleton import DEPOSED, ELECTED, singleton_election, term_message
 from orchestrator.coordination.named_leases import Grant, Wanted
 from orchestrator.coordination.redis_named_leases import RedisNamedLeases
+from orchestrator.core.coordination.lease import Kind
+from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import OrchestratorError, OwnerGone
-from orchestrator.core.lease import Kind
 from orchestrator.core.log import get_logger
-from orchestrator.core.term import Term
-from orchestrator.worker.consuming_thread import ConsumingThread
-from orchestrator.worker.owner import Owner
+from orchestrator.sending.messages.agent_messages import build_agent_message
+from orchestrator.sending.messages.recorded_message import RecordedMessage, record_message
+from orchestrator.sending.send_options import CheckedOptions
+from orchestrator.worker.bootsteps.consuming_thread import ConsumingThread
+from orchestrator.worker.execution.owner import Owner
 
 logger = get_logger(__name__)
 
@@ -43,8 +47,6 @@ class _Candidacy:
         self.token = uuid4().hex
         self.wanted = Wanted(Kind.ELECTION, singleton_election(agent), Owner(owner, agent), _WAIT_S)
         self.leads = False
-        #: The term that the agent was called with.
-        self.announced = 0
 
 
 class Candidates:
@@ -54,12 +56,16 @@ class Candidates:
         self,
         agents: Iterable[str],
         leases: Callable[[], RedisNamedLeases],
-        announce: Callable[[str, str, Term, str], None],
+        write: Callable[[str, str, Term], RecordedMessage | None],
         incarnation: Callable[[], str],
+        declare: Callable[[str], Collection[str]],
     ) -> None:
         self._agents = tuple(agents)
+        self._declare = declare
+        #: By agent: the workers that were last found to host it without declaring the singleton.
+        self._differing: dict[str, Collection[str]] = {}
         self._leases = leases
-        self._announce = announce
+        self._write = write
         self._incarnation = incarnation
         self._thread = ConsumingThread(self._run, "orchestrator-candidates")
         self._owner = ""
@@ -108,22 +114,34 @@ class Candidates:
             self._owner = owner
             self._candidacies = [_Candidacy(agent, owner) for agent in self._agents]
         for one in self._candidacies:
+            self._declare_again(one.agent)
             grant = self._leases().ask(one.wanted, one.token, _WAIT_S)
             one.leads = grant is not None
-            if grant is not None and one.announced != grant.fence:
+            if grant is not None and not self._leases().is_announced(grant.name, grant.fence):
                 logger.info("incarnation %s leads agent %s in term %d", owner, one.agent, grant.fence)
                 self._announce_term(one.agent, grant)
-                one.announced = grant.fence
         return _LOOK_S
+
+    def _declare_again(self, agent: str) -> None:
+        """Declare the singleton, which another worker may have ended, and log which workers do not declare it."""
+        differing = self._declare(agent)
+        for other in sorted(set(differing) - set(self._differing.get(agent, ()))):
+            logger.warning(
+                "agent %s: incarnation %s declares singleton = True, but %s declares singleton = False: that one takes"
+                " no part in the election and claims none of the agent's messages, as long as a living worker declares"
+                " True",
+                agent, self._owner, other,
+            )  # fmt: skip
+        self._differing[agent] = differing
 
     def _announce_term(self, agent: str, grant: Grant) -> None:
         """Have the agent called with the terms before of whose ends it was not told, and with this one."""
         leases = self._leases()
-        for ended in leases.unannounced_ends(grant.name, grant.fence):
-            self._announce(agent, DEPOSED, ended, f"deposed:{ended.number}")
         term = Term(grant.name, grant.fence, grant.owner.id, grant.since_ms / 1000)
-        self._announce(agent, ELECTED, term, f"elected:{term.number}")
-        leases.record_announced(grant.name, term.number)
+        calls = [(DEPOSED, ended) for ended in leases.unannounced_ends(grant.name, grant.fence)]
+        written = [self._write(agent, name, about) for name, about in (*calls, (ELECTED, term))]
+        messages = [message for message in written if message is not None]
+        leases.announce(grant.name, term.number, messages[0].queue if messages else "", [one.text for one in messages])
 
 
 class CampaignForSingletons(bootsteps.StartStopStep):
@@ -135,17 +153,18 @@ class CampaignForSingletons(bootsteps.StartStopStep):
         super().__init__(consumer, **kwargs)
         self._candidates: Candidates | None = None
         orchestrator = getattr(consumer.app, "orchestrator", None)
-        if orchestrator is None or not orchestrator.runtime.supervised:
+        if orchestrator is None or not orchestrator.runtime.is_supervised:
             return
         queues = consumer.app.amqp.queues.consume_from
         singletons = [name for name, spec in orchestrator.agents.items() if spec.singleton and spec.queue in queues]
         if not singletons:
             return
 
-        def announce(agent: str, name: str, term: Term, key: str) -> None:
-            if name in orchestrator.agents[agent].handlers:
-                options = {"idempotency_key": key, "when_down": "queue"}
-                orchestrator.send(agent, term_message(name, term), **options)
+        def write(agent: str, name: str, term: Term) -> RecordedMessage | None:
+            if name not in orchestrator.agents[agent].handlers:
+                return None
+            message = build_agent_message(runtime.directory, agent, term_message(name, term), CheckedOptions())
+            return record_message(consumer.app, message, runtime.hidden.names, "singleton", "an agent with one mailbox")
 
         def incarnation() -> str:
             channel = getattr(consumer.task_consumer, "channel", None)
@@ -153,7 +172,12 @@ class CampaignForSingletons(bootsteps.StartStopStep):
             return known if "#" in known else ""
 
         runtime = orchestrator.runtime
-        self._candidates = Candidates(singletons, lambda: runtime.redis.named_leases, announce, incarnation)
+
+        def declare(agent: str) -> Collection[str]:
+            found: list[str] = runtime.redis.declare_singleton(orchestrator.agents[agent])
+            return found
+
+        self._candidates = Candidates(singletons, lambda: runtime.redis.named_leases, write, incarnation, declare)
 
     def start(self, consumer: Any) -> None:
         """Called on every (re)connection."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from orchestrator.core.checks.numbers import check_number, check_whole_number
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.numbers import check_number, check_whole_number
 
 #: Longest allowed wait: a day.
 LONGEST_WAIT_S: Final = 86_400
@@ -57,7 +57,7 @@ def checked_permits(permits: object) -> int:
 
 
 def checked_resources(resources: object) -> tuple[str, ...]:
-    """The names of a pool's resources.
+    """The names of a pool's resources, in one order: users of a pool may name them in any.
 
     Raises:
         InvalidPolicy: there is none, one is no name, or two are the same.
@@ -69,4 +69,4 @@ def checked_resources(resources: object) -> tuple[str, ...]:
         checked_name(name, "resource")
     if not 0 < len(names) <= _MOST_RESOURCES or len(set(names)) < len(names):
         raise InvalidPolicy("resources", list(names[:20]), f"1 to {_MOST_RESOURCES} different names")
-    return names
+    return tuple(sorted(names))

@@ -7,17 +7,28 @@ A function returns a :data:`~orchestrator.transport.redis.commands.Call`, to be 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
+from orchestrator.core.coordination.lease import Kind, Request
 from orchestrator.core.keys import Keys
-from orchestrator.core.lease import Kind, Request
 from orchestrator.transport.redis.commands import Call
 
 
 def acquire(keys: Keys, kind: Kind, name: str, request: Request) -> Call:
     """Ask for a permit."""
-    r = request
-    args = [keys.root, kind.value, name, r.token, r.owner, r.entry, r.wait_ms, r.limit_ms, int(r.reentrant), r.permits]
-    return "acquire", [keys.leases], [*args, resources_json(r.resources), r.score]
+    args = [
+        keys.root,
+        kind.value,
+        name,
+        request.token,
+        request.owner,
+        request.entry,
+        request.wait_ms,
+        request.limit_ms,
+        int(request.reentrant),
+        request.permits,
+    ]
+    return "acquire", [keys.leases], [*args, resources_json(request.resources), request.score]
 
 
 def resources_json(resources: tuple[str, ...]) -> str:
@@ -44,6 +55,14 @@ def hand_over(keys: Keys, name: str, token: str, candidate: str) -> Call:
 def check_in(keys: Keys, name: str, resource: str, owner: str, entry: str) -> Call:
     """Give a resource of a pool back."""
     return "check_in", [keys.leases], [keys.root, name, resource, owner, entry]
+
+
+def announce_terms(
+    keys: Keys, name: str, number: int, ttl_ms: int, queue: str, level: str, texts: Sequence[str]
+) -> Call:
+    """Put the messages that announce a singleton's terms before all others, and let its leader claim."""
+    args = [keys.root, name, number, ttl_ms, queue, level, *texts]
+    return "announce_terms", [keys.leases, keys.announced_term(name)], args
 
 
 def is_held(keys: Keys, kind: Kind, name: str, token: str) -> Call:

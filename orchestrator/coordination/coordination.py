@@ -9,7 +9,7 @@ from orchestrator.agents.singleton import singleton_election
 from orchestrator.coordination.ballots.backend import BallotState
 from orchestrator.coordination.ballots.ballot import Ballot, Ballots
 from orchestrator.coordination.barriers.backend import BarrierState
-from orchestrator.coordination.barriers.barrier import Barrier, Here, checked_policy
+from orchestrator.coordination.barriers.barrier import Barrier, BarrierContext, checked_policy
 from orchestrator.coordination.checks import (
     checked_limit_ms,
     checked_name,
@@ -22,16 +22,18 @@ from orchestrator.coordination.lease import Lease
 from orchestrator.coordination.named_leases import NamedLeases, NameState, Wanted
 from orchestrator.coordination.pools import Pool, Semaphore
 from orchestrator.coordination.stats import CoordinationStats
-from orchestrator.core.ballot_rules import Rule
-from orchestrator.core.choices import check_bool
+from orchestrator.core.checks.choices import check_bool
+from orchestrator.core.checks.numbers import check_whole_number
+from orchestrator.core.coordination.ballot_rules import Rule
+from orchestrator.core.coordination.lease import Kind
+from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.lease import Kind
 from orchestrator.core.message import Message
-from orchestrator.core.numbers import check_whole_number
-from orchestrator.core.term import Term
-from orchestrator.worker.owner import Owner
+from orchestrator.core.spelling.option_names import named_arguments
+from orchestrator.worker.execution.owner import Owner
 
 
+@named_arguments
 class Coordination:
     """Makes leases and the like, and lists them. Who holds what is in Redis, or in eager mode in this process."""
 
@@ -40,7 +42,7 @@ class Coordination:
         leases: Callable[[], NamedLeases],
         owner: Callable[[str], Owner],
         ballots: Ballots,
-        barriers: Here,
+        barriers: BarrierContext,
         stats: Callable[[], CoordinationStats],
     ) -> None:
         self._leases = leases

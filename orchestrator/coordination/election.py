@@ -8,11 +8,13 @@ from orchestrator.agents.singleton import SINGLETON
 from orchestrator.coordination.checks import checked_name, checked_wait_s
 from orchestrator.coordination.lease import Held
 from orchestrator.coordination.named_leases import NamedLeases, Wanted
+from orchestrator.coordination.not_entered import NotEntered
+from orchestrator.core.checks.numbers import check_number, check_whole_number
+from orchestrator.core.coordination.lease import Kind
+from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.lease import Kind
-from orchestrator.core.numbers import check_number, check_whole_number
-from orchestrator.core.term import Term
-from orchestrator.worker.owner import Owner
+from orchestrator.core.spelling.option_names import named_arguments
+from orchestrator.worker.execution.owner import Owner
 
 #: Scores beyond this one would not be told apart exactly.
 _MOST_SCORE = 1e15
@@ -24,6 +26,7 @@ _LONGEST_S = 86_400
 _LARGEST = 2**53
 
 
+@named_arguments
 class Leadership(Held):
     """A term that this owner leads, until it resigns, its block or attempt ends, or it dies."""
 
@@ -54,7 +57,7 @@ class Leadership(Held):
         if to is None:
             return self.release()
         candidate = checked_name(to, "to")
-        if self._leases is None or self._is_released:
+        if self._leases is None or self._is_released or self._held.owner.is_inherited():
             return False
         self._is_released = True
         try:
@@ -64,7 +67,8 @@ class Leadership(Held):
             raise
 
 
-class Election:
+@named_arguments
+class Election(NotEntered):
     """One leader at a time under a name: of the candidates the one with the highest score, then who came first."""
 
     def __init__(self, leases: NamedLeases, owner: Callable[[str], Owner], name: str) -> None:
@@ -140,3 +144,9 @@ class Election:
         if seen is not None:
             check_whole_number("after.number", seen.number, 0, _LARGEST)
         return self._leases.next_term(self.name, seen, timeout_s)
+
+    def _how_to_enter(self) -> str:
+        return f"with orchestrator.election({self.name!r}).campaign(wait_s=…) as led:"
+
+    def __repr__(self) -> str:
+        return f"<Election {self.name!r}>"

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Sequence
 from time import monotonic
 from typing import Final
 from uuid import uuid4
 
 from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Wanted
+from orchestrator.core.clock import now_ms
+from orchestrator.core.coordination.lease import (
+    LIMIT,
+    NOT_TAKEN,
+    HeldPermit,
+    Kind,
+    Life,
+    NamedLease,
+    Status,
+    TermRecord,
+)
+from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import NoCandidate
-from orchestrator.core.lease import LIMIT, NOT_TAKEN, HeldPermit, Kind, Life, NamedLease, Status, TermRecord
-from orchestrator.core.term import Term
 from orchestrator.telemetry import emit, events
-from orchestrator.worker.owner import Owner
+from orchestrator.worker.execution.owner import Owner
 
 #: A limit may end while a request waits, and nobody reports that.
 _SLICE_S: Final = 0.1
@@ -38,7 +47,7 @@ class LivingOwners:
         return True
 
     def reason(self, owner: str) -> str:
-        """Why it has ended, where nothing has said so."""
+        """The reason of its end, where nothing has given one."""
         return "lost"
 
 
@@ -66,7 +75,7 @@ class InMemoryNamedLeases(NamedLeases):
 
     def _ask(self, wanted: Wanted, token: str, left_s: float) -> Grant | None:
         name = self._names.setdefault((wanted.kind, wanted.name), NamedLease(wanted.kind))
-        reply = name.acquire(wanted.request(token, left_s), _now_ms(), self._owners)
+        reply = name.acquire(wanted.request(token, left_s), now_ms(), self._owners)
         kind = wanted.kind.value
         match reply.status:
             case Status.GRANTED:
@@ -88,7 +97,7 @@ class InMemoryNamedLeases(NamedLeases):
             if known is None:
                 return False
             before = {holder.fence: holder for holder in known.held()}
-            was_held = known.release(token, _now_ms(), self._owners, reason=reason)
+            was_held = known.release(token, now_ms(), self._owners, reason=reason)
             self._emit_ended(known, name, before, reason if was_held else LIMIT)
             self._changed.notify_all()
             return was_held
@@ -106,7 +115,7 @@ class InMemoryNamedLeases(NamedLeases):
             if known is None or not self.is_held(grant):
                 return False
             before = {holder.fence: holder for holder in known.held()}
-            if not known.hand_over(grant.token, candidate, _now_ms(), self._owners):
+            if not known.hand_over(grant.token, candidate, now_ms(), self._owners):
                 raise NoCandidate(name, candidate, self.candidates(name))
             self._emit_ended(known, name, before, "resigned")
             self._changed.notify_all()
@@ -123,7 +132,7 @@ class InMemoryNamedLeases(NamedLeases):
         with self._changed:
             for (_, name), known in self._names.items():
                 before = {holder.fence: holder for holder in known.held()}
-                known.owner_died(owner, reason, _now_ms(), self._owners)
+                known.owner_died(owner, reason, now_ms(), self._owners)
                 self._emit_ended(known, name, before, reason)
             self._changed.notify_all()
 
@@ -131,7 +140,7 @@ class InMemoryNamedLeases(NamedLeases):
         """Whether a permit is still held."""
         with self._changed:
             known = self._names.get((grant.kind, grant.name))
-            return known is not None and known.is_held(grant.token, _now_ms(), self._owners)
+            return known is not None and known.is_held(grant.token, now_ms(), self._owners)
 
     def check_in(self, name: str, resource: str, owner: Owner) -> bool:
         """Give a resource of a pool back."""
@@ -151,7 +160,7 @@ class InMemoryNamedLeases(NamedLeases):
             known = self._names.get((kind, name))
             if known is None:
                 return None
-            known.end_over(_now_ms(), self._owners)
+            known.end_over(now_ms(), self._owners)
             holders = tuple(known.held())
             return NameState(kind, name, known.fence, known.permits, known.resources, len(known.line), holders)
 
@@ -198,7 +207,3 @@ class InMemoryNamedLeases(NamedLeases):
 def _term(name: str, record: TermRecord) -> Term:
     ended_s = record.ended_ms / 1000 if record.reason else None
     return Term(name, record.number, record.leader, record.since_ms / 1000, record.reason, ended_s)
-
-
-def _now_ms() -> int:
-    return round(time.time() * 1000)

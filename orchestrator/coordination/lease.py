@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.coordination.named_leases import Grant, NamedLeases, Wanted
 from orchestrator.core.errors import InvalidPolicy, LeaseLost
 from orchestrator.core.log import get_logger
-from orchestrator.worker.attempt_end import at_end
+from orchestrator.worker.execution.running_attempt import at_end
 
 if TYPE_CHECKING:
     from typing import Self
@@ -20,7 +20,7 @@ MakeRequest = Callable[[], tuple[NamedLeases, Wanted]]
 
 
 class Held:
-    """A permit, once ``with`` has acquired it. Used once.
+    """A permit, once it is acquired. Used once; a ``with`` releases it at the end of its block.
 
     It ends with the block; with the attempt, if a handler acquired it, whatever becomes of its process; with the
     session's process or the worker, if that dies; or after its limit. Then :meth:`check` raises ``LeaseLost``.
@@ -33,7 +33,7 @@ class Held:
         self._is_entered = self._is_released = False
 
     def acquire(self) -> Self:
-        """Wait for it. ``with`` calls this.
+        """Wait for it. A ``with`` calls this, unless it is held already.
 
         Raises:
             LeaseTaken, PoolEmpty: nothing was free in time.
@@ -61,13 +61,19 @@ class Held:
 
     def __exit__(self, *error: object) -> None:
         """Release it."""
+        if self._held.owner.is_inherited():
+            # The block goes on in the parent.
+            return
         if not self._is_released and not self.release():
             logger.warning("%s %s was held no more when it was released", self._held.kind.value, self._held.name)
 
     @property
     def _held(self) -> Grant:
         if self._grant is None:
-            raise InvalidPolicy("lease", "not acquired", "what `with` has acquired")
+            what = type(self).__name__.lower()
+            raise InvalidPolicy(
+                what, "not acquired", f"one that was acquired: `with … as {what}:`, or {what}.acquire()"
+            )
         return self._grant
 
     @property
@@ -93,17 +99,22 @@ class Held:
 
         Raises:
             LeaseLost: it is not.
+            NoOwner: this process is a fork of the one that acquired it.
             BrokerUnavailable: Redis is away, so nobody knows.
         """
         grant = self._held
+        grant.owner.refuse_fork(grant.kind.value)
         if self._is_released or self._leases is None or not self._leases.is_held(grant):
             raise LeaseLost(grant.kind.value, grant.name, grant.fence)
 
     def release(self) -> bool:
         """Give it back before the block ends; returns whether it was still held.
 
-        While Redis is away it is released as soon as Redis answers, or ends with its owner.
+        While Redis is away it is released as soon as Redis answers, or ends with its owner. In a forked child of its
+        process nothing is released.
         """
+        if self._held.owner.is_inherited():
+            return False
         grant, self._is_released = self._held, True
         return self._leases is not None and self._leases.release(grant, self._reason)
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.coordination.lease import HeldPermit, Kind, Request, Status
+from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import InvalidPolicy, LeaseHeld, LeaseTaken, OrchestratorError, OwnerGone, PoolEmpty
-from orchestrator.core.lease import HeldPermit, Kind, Request, Status
-from orchestrator.core.term import Term
-from orchestrator.worker.owner import Owner
+from orchestrator.worker.execution.owner import Owner
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for, by whom."""
+    """A request for a permit, with its owner."""
 
     kind: Kind
     name: str

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from orchestrator.coordination.checks import checked_name, checked_wait_s
 from orchestrator.coordination.lease import Checkout, Permit
 from orchestrator.coordination.named_leases import NamedLeases, NameState, Wanted
-from orchestrator.core.lease import Kind
-from orchestrator.worker.owner import Owner
+from orchestrator.coordination.not_entered import NotEntered
+from orchestrator.core.coordination.lease import Kind
+from orchestrator.core.spelling.option_names import named_arguments
+from orchestrator.worker.execution.owner import Owner
 
 
-class Semaphore:
+@named_arguments
+class Semaphore(NotEntered):
     """A number of permits under a name. Everybody who uses the name has to name the same number."""
 
     def __init__(self, leases: NamedLeases, owner: Callable[[str], Owner], name: str, permits: int) -> None:
@@ -21,10 +24,12 @@ class Semaphore:
         self._owner = owner
 
     def acquire(self, wait_s: float = 0.0) -> Permit:
-        """A permit, to be used in a ``with``, which waits for it; first come, first served.
+        """Wait for a permit; first come, first served. A ``with`` releases it at the end of its block.
 
         Raises:
-            InvalidPolicy: ``wait_s`` is out of range. The ``with`` raises as :meth:`Held.acquire`.
+            InvalidPolicy: ``wait_s`` is out of range, or others use the name with another number of permits.
+            LeaseTaken: no permit was free in time.
+            NoOwner, OwnerGone, BrokerUnavailable: as :meth:`Held.acquire`.
         """
         checked = checked_wait_s(wait_s)
 
@@ -32,14 +37,21 @@ class Semaphore:
             owner = self._owner("permit")
             return self._leases, Wanted(Kind.SEMAPHORE, self.name, owner, checked, permits=self.permits)
 
-        return Permit(ask)
+        return Permit(ask).acquire()
 
     def state(self) -> NameState | None:
         """Who holds permits, and how many wait; ``None`` if it was not used for a week."""
         return self._leases.read(Kind.SEMAPHORE, self.name)
 
+    def _how_to_enter(self) -> str:
+        return f"with orchestrator.semaphore({self.name!r}, permits={self.permits}).acquire(wait_s=…):"
 
-class Pool:
+    def __repr__(self) -> str:
+        return f"<Semaphore {self.name!r} permits={self.permits}>"
+
+
+@named_arguments
+class Pool(NotEntered):
     """Resources under a name, each held by one at a time. Everybody who uses the name has to name the same ones."""
 
     def __init__(
@@ -51,10 +63,12 @@ class Pool:
         self._owner = owner
 
     def checkout(self, wait_s: float = 0.0) -> Checkout:
-        """A free resource, to be used in a ``with``, which waits for it; first come, first served.
+        """Wait for a free resource; first come, first served. A ``with`` gives it back at the end of its block.
 
         Raises:
-            InvalidPolicy: ``wait_s`` is out of range. The ``with`` raises as :meth:`Held.acquire`.
+            InvalidPolicy: ``wait_s`` is out of range, or others use the name with other resources.
+            PoolEmpty: no resource was free in time.
+            NoOwner, OwnerGone, BrokerUnavailable: as :meth:`Held.acquire`.
         """
         checked = checked_wait_s(wait_s)
 
@@ -62,7 +76,7 @@ class Pool:
             asked = Kind.POOL, self.name, self._owner("resource"), checked
             return self._leases, Wanted(*asked, permits=len(self.resources), resources=self.resources)
 
-        return Checkout(ask)
+        return Checkout(ask).acquire()
 
     def check_in(self, resource: str) -> bool:
         """Give a resource back by its name; ``False``, and an event, if this owner does not hold it.
@@ -77,3 +91,9 @@ class Pool:
     def state(self) -> NameState | None:
         """What is checked out by whom, and how many wait; ``None`` if it was not used for a week."""
         return self._leases.read(Kind.POOL, self.name)
+
+    def _how_to_enter(self) -> str:
+        return f"with orchestrator.pool({self.name!r}, …).checkout(wait_s=…) as held:"
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name!r} of {len(self.resources)}>"

@@ -8,12 +8,10 @@ import random
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
-import redis
 from redis.exceptions import RedisError
 
 from orchestrator.coordination import commands
@@ -21,16 +19,14 @@ from orchestrator.coordination.late_releases import LateReleases
 from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Wanted
 from orchestrator.coordination.script_runner import ScriptRunner
 from orchestrator.core.clock import to_ms
+from orchestrator.core.coordination.lease import NOT_TAKEN, HeldPermit, Kind, Status
+from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import BrokerUnavailable, CallerError, LeaseTaken, NoCandidate, OwnerGone, PoolEmpty
-from orchestrator.core.forks import lazy_property
-from orchestrator.core.lease import NOT_TAKEN, HeldPermit, Kind, Status
-from orchestrator.core.term import Term
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.redis.commands import Call
-from orchestrator.transport.redis.inherited_descriptors import INHERITED
 from orchestrator.transport.redis.patience import outlast
 from orchestrator.transport.store import Store
-from orchestrator.worker.owner import Owner
+from orchestrator.worker.execution.owner import Owner
 
 #: Longest sleep of the first requests in the line: what woke it may have been lost, and nobody reports that the process
 #: of an attempt was killed.
@@ -39,14 +35,11 @@ _SLICE_S: Final = 1.0
 #: How many are the first ones. The others sleep twice as long: who is before them looks after the holder.
 _FIRST: Final = 2
 
-#: Threads of one process that may wait at a time.
-_MOST_WAITING: Final = 10_000
-
 #: Pause before the next request where Redis cannot be slept on.
 _PAUSE_S: Final = 0.05
 
-#: Permits that one script releases: at most about 5 ms.
-_DEATH_BATCH: Final = 50
+#: Permits that one script releases.
+_DEATH_BATCH: Final = 20
 
 #: Seconds for which one call of :meth:`RedisNamedLeases.on_death` works.
 _ON_DEATH_S: Final = 0.4
@@ -57,7 +50,7 @@ _PACKAGE: Final = "orchestrator.coordination"
 _LISTED: Final = 100
 
 #: For how long it is remembered which term was last announced: longer than an election's terms are.
-_ANNOUNCED_S: Final = 15 * 86_400
+_ANNOUNCED_MS: Final = 15 * 86_400_000
 
 #: Releases that are remembered: more than a failover of Redis can lose of one process.
 _REMEMBERED: Final = 1000
@@ -97,6 +90,7 @@ class RedisNamedLeases(NamedLeases):
                 woken = self._sleep([token], min(until - monotonic(), slice_s * random.uniform(0.8, 1.0)))
                 if woken is not None:
                     return self._granted(wanted, token, *woken[1].decode().split(" ", 2))
+                outlast(until, lambda: self._release_again(wanted))
         except (CallerError, LeaseTaken, PoolEmpty, OwnerGone):
             # The script has said so, and nothing is in the line.
             raise
@@ -129,21 +123,24 @@ class RedisNamedLeases(NamedLeases):
                 return grant, 0
             case Status.WAITING:
                 return None, int(values[0])
+            case Status.HELD | Status.TAKEN | Status.DIFFERS if self._release_again(wanted):
+                return self._ask(wanted, token, left_s)
             case Status.TAKEN:
                 raise wanted.refusal(Status.TAKEN, holder=values[2].decode())
             case Status.DIFFERS:
                 raise wanted.refusal(Status.DIFFERS, stored=values[0].decode())
-            case Status.HELD if self._release_again(wanted):
-                return self._ask(wanted, token, left_s)
             case status:
                 raise wanted.refusal(status)
 
     def _release_again(self, wanted: Wanted) -> bool:
-        """Release what this owner has released and Redis has forgotten in a failover; returns whether there was any."""
-        state, owner = self.read(wanted.kind, wanted.name), wanted.owner
-        held = (
-            [] if state is None else [one for one in state.holders if (one.owner, one.entry) == (owner.id, owner.entry)]
-        )
+        """Release again the permits whose release Redis has forgotten in a failover; returns whether there were any.
+
+        Called only after a request was refused or has slept for a while, so that a grant has no extra cost.
+        """
+        if not self._released:
+            return False
+        state = self.read(wanted.kind, wanted.name)
+        held = () if state is None else state.holders
         forgotten = [token for one in held for token in one.tokens if token in self._released]
         for token in forgotten:
             self._run_release(commands.release(self._store.keys, wanted.kind, wanted.name, token, "released"))
@@ -153,24 +150,15 @@ class RedisNamedLeases(NamedLeases):
     def _granted(wanted: Wanted, token: str, fence: int | str, since_ms: int | str, resource: str) -> Grant:
         return Grant(wanted.kind, wanted.name, wanted.owner, token, int(fence), int(since_ms), resource)
 
-    @lazy_property
-    def _waiting(self) -> redis.Redis:
-        """A client with a connection for each thread that waits; the store's has a few for all."""
-        pool = copy(self._store.pool)
-        pool.max_connections = _MOST_WAITING
-        pool.reset()
-        INHERITED.watch_pool(pool)
-        return redis.Redis(connection_pool=pool)
-
     def sleep(self, tokens: Sequence[str], longest_s: float) -> None:
-        """Sleep until one of these requests is granted a permit, which is taken by that, or for a second."""
+        """Sleep until one of these requests is granted a permit, at most for a second; the grant is then taken."""
         self._sleep(tokens, min(longest_s, _SLICE_S))
 
     def _sleep(self, tokens: Sequence[str], longest_s: float) -> Any:
         """The key and value of what has woken one of these requests; ``None`` for nothing."""
         slice_s = max(0.01, longest_s)
         try:
-            return self._waiting.blpop([self._store.keys.wake(token) for token in tokens], timeout=slice_s)
+            return self._store.client.blpop([self._store.keys.wake(token) for token in tokens], timeout=slice_s)
         except (RedisError, OSError):
             # What is wrong, the next request says.
             threading.Event().wait(min(slice_s, _PAUSE_S))
@@ -188,14 +176,16 @@ class RedisNamedLeases(NamedLeases):
 
     def _release(self, kind: Kind, name: str, token: str, reason: str) -> bool:
         call = commands.release(self._store.keys, kind, name, token, reason)
-        self._released[token] = None
-        if len(self._released) > _REMEMBERED:
-            self._released.popitem(last=False)
         try:
             return self._run_release(call)
         except BrokerUnavailable:
             self._late.add(call)
             return False
+        finally:
+            # Not before: another thread would release it again meanwhile, and this one would find nothing to release.
+            self._released[token] = None
+            if len(self._released) > _REMEMBERED:
+                self._released.popitem(last=False)
 
     def _run_release(self, call: Call) -> bool:
         reply = self._run(call)
@@ -256,11 +246,10 @@ class RedisNamedLeases(NamedLeases):
     def list(self, kind: Kind, limit: int) -> Sequence[NameState]:
         """The names of a kind that were used last."""
         states: list[NameState] = []
-        skip, looked_at = 0, _PAGE
-        while looked_at == _PAGE and len(states) < limit:
-            looked_at, *found = self._run(commands.read_names(self._store.keys, kind, "", skip=skip, most=_PAGE))
+        skip = 0
+        while skip >= 0 and len(states) < limit:
+            skip, *found = self._run(commands.read_names(self._store.keys, kind, "", skip=skip, most=_PAGE))
             states += [_state(kind, one) for one in found]
-            skip += _PAGE
         return states[:limit]
 
     def next_term(self, name: str, after: Term | None, timeout_s: float) -> Term | None:
@@ -279,16 +268,16 @@ class RedisNamedLeases(NamedLeases):
                 return None
 
     def _term_after(self, name: str, last: str, until: float) -> Term | None:
-        key, client = self._store.keys.named_terms(name), self._waiting
+        key, client = self._store.keys.named_terms(name), self._store.client
         block_ms = max(1, to_ms(min(_SLICE_S, until - monotonic())))
         try:
             reply: Any = outlast(until, lambda: client.xread({key: last}, count=1, block=block_ms))
         except RedisError as error:
-            raise BrokerUnavailable(self._store.url, error) from error
+            raise self._store.failure(error) from error
         if not reply:
             return None
         entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
-        return self._term(name, entries[0])
+        return outlast(until, lambda: self._term(name, entries[0]))
 
     def last_term(self, name: str) -> Term | None:
         """The last term as it is now."""
@@ -303,9 +292,20 @@ class RedisNamedLeases(NamedLeases):
         changes = (self._term(name, entry) for entry in found if not entry[0].endswith(b"-0"))
         return [term for term in changes if term.reason != NOT_TAKEN]
 
-    def record_announced(self, name: str, number: int) -> None:
-        """Record the last term whose begin was announced, and with it the ends of those before."""
-        self._call("SET", self._store.keys.announced_term(name), number, "EX", _ANNOUNCED_S)
+    def is_announced(self, name: str, number: int) -> bool:
+        """Whether that term of a singleton is announced, so that its leader may claim."""
+        announced = self._call("HGET", self._store.keys.named_election(name), "a")
+        return announced is not None and int(announced) == number
+
+    def announce(self, name: str, number: int, queue: str, messages: Sequence[str]) -> bool:
+        """Put the messages that announce a term, and the ends of those before, before all others of the mailbox.
+
+        Returns:
+            Whether the term goes on.
+        """
+        keys, level = self._store.keys, self._store.levels[0]
+        call = commands.announce_terms(keys, name, number, _ANNOUNCED_MS, queue, level, messages)
+        return bool(self._run(call))
 
     def _last(self, name: str) -> tuple[str, Term | None]:
         """The id of the last entry about the election's terms, and the term as it is now."""

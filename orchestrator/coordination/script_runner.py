@@ -7,7 +7,6 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.forks import lazy_property
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.commands import Call
@@ -47,4 +46,4 @@ class ScriptRunner:
         try:
             return ask()
         except (RedisError, OSError) as error:
-            raise BrokerUnavailable(self._open_store().url, error) from error
+            raise self._open_store().failure(error) from error

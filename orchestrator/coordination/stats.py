@@ -1,4 +1,4 @@
-"""What coordination has come to, in numbers."""
+"""Totals of calls and of coordination."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 
 from orchestrator.coordination.ballots.backend import BallotsBackend
 from orchestrator.coordination.named_leases import NamedLeases, NameState
-from orchestrator.core.lease import Kind
-from orchestrator.sending.call_counts import CallCounts
+from orchestrator.core.coordination.lease import Kind
+from orchestrator.sending.calls.call_counts import CallCounts
 
 #: Names of each kind that are looked at.
 _MOST_NAMES: Final = 10_000
@@ -27,7 +27,7 @@ class NamesStats:
 
 @dataclass(frozen=True, slots=True)
 class CoordinationStats:
-    """Counts of requests and of items since Redis counts, and what is held and waited for now."""
+    """Counts of requests and items since Redis' counters began, and of permits held and waited for now."""
 
     #: The sum over all mailboxes; :meth:`Orchestrator.call_counts` has each one's.
     calls: CallCounts

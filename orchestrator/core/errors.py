@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from orchestrator.core.masked_repr import masked, masked_repr
-from orchestrator.core.nearest import meant
 from orchestrator.core.plural import counted
-from orchestrator.core.redis_refusals import cause_of
+from orchestrator.core.redis_refusals import cause_of, is_reply
 from orchestrator.core.schedule_fault import ScheduleFault
+from orchestrator.core.secrets.long_texts import shortened
+from orchestrator.core.secrets.masked_repr import masked, masked_repr
+from orchestrator.core.spelling.nearest import meant
 
 #: Members of a broadcast that a text names, at most.
 _NAMED: Final = 20
+
+#: Most characters shown of another handler's error: of its beginning, and of its end, which names the first cause if
+#: handlers call handlers.
+_BEGINNING: Final = 500
+_END: Final = 500
+
+
+#: The same of each error, where several are listed.
+_OF_EACH: Final = 200
 
 
 class OrchestratorError(Exception):
@@ -44,6 +54,24 @@ class InfrastructureError(OrchestratorError):
 def _listed(names: Iterable[str]) -> str:
     known = ", ".join(sorted(names))
     return known or "none"
+
+
+def _why(outcome: object) -> str:
+    """Why something was not handled: the reason and the error of a dead delivery, else the outcome."""
+    error = getattr(outcome, "error", None)
+    if not isinstance(error, str) or not error:
+        return str(outcome)
+    text = masked(shortened(error))
+    if len(text) > _BEGINNING + _END:
+        text = f"{text[:_BEGINNING]} … {text[-_END:]}"
+    return f"{getattr(outcome, 'reason', '')}: {text}"
+
+
+def _short(error: Exception) -> str:
+    """An error's type and the beginning of its text, for a list of several."""
+    text = " ".join(masked(shortened(str(error))).split())
+    text = text if len(text) <= _OF_EACH else f"{text[: _OF_EACH - 3]}..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class UnknownAgent(CallerError):
@@ -274,7 +302,7 @@ class StepFailed(AgentError):
     """A call of a workflow function was not handled. A function that does not catch this error fails with it."""
 
     def __init__(self, step: str, outcome: object) -> None:
-        super().__init__(f"{step} was not handled: {outcome}")
+        super().__init__(f"{step} was not handled: {_why(outcome)}")
         #: The name of the step, and its outcome.
         self.step = step
         self.outcome = outcome
@@ -391,9 +419,15 @@ class NoOwner(CallerError):
         self,
         what: str = "monitor",
         allowed: str = "inside an agent's handler, or `with orchestrator.monitors.session():`",
+        *,
+        forked: bool = False,
     ) -> None:
         article = "an" if what[:1] in "aeiou" else "a"
-        super().__init__(f"this thread has no owner for {article} {what}; allowed: {allowed}")
+        here = "thread"
+        if forked:
+            here = "process was forked, its parent's sessions and attempts are not its own, and it"
+            allowed = "`with orchestrator.monitors.session():` in the forked process"
+        super().__init__(f"this {here} has no owner for {article} {what}; allowed: {allowed}")
 
 
 class InvalidExport(CallerError):
@@ -412,7 +446,7 @@ class SendFailed(AgentError):
     """A send with ``on_error="raise"`` ended in something other than *handled*."""
 
     def __init__(self, delivery_id: str, outcome: object) -> None:
-        super().__init__(f"delivery {delivery_id} was not handled: {outcome}")
+        super().__init__(f"delivery {delivery_id} was not handled: {_why(outcome)}")
         self.delivery_id = delivery_id
         self.outcome = outcome
 
@@ -469,7 +503,7 @@ class AgentDown(InfrastructureError):
 
 
 class DeliveryTimeout(InfrastructureError):
-    """No outcome was recorded within the caller's timeout."""
+    """No outcome was recorded within the caller's timeout, or the deadline of a request has ended it."""
 
     def __init__(self, delivery_id: str, timeout_s: float, text: str = "") -> None:
         super().__init__(text or f"delivery {delivery_id} has no recorded outcome after {timeout_s:g} s")
@@ -491,8 +525,26 @@ class BrokerUnavailable(InfrastructureError):
 
     def __init__(self, url: str, reason: object) -> None:
         cause = cause_of(str(reason))
+        if not cause and is_reply(reason):
+            cause = "Redis refused a command"
         super().__init__(f"{cause}; broker {url}: {reason}" if cause else f"broker {url} is not available: {reason}")
         self.url = url
+
+
+class BrokenKey(BrokerUnavailable):
+    """Redis is well, but a key is of another type than this library keeps there: something else has written it."""
+
+    def __init__(self, url: str, key: str, found: str, needed: str, reason: object) -> None:
+        super().__init__(url, reason)
+        text = (
+            f"key {masked_repr(key)} in Redis is a {found}, written by something else; allowed: a {needed}; move it "
+            f"away (RENAME) or delete it; broker {url}: {reason}"
+        )
+        self.args = (text,)
+        self.key = key
+        #: Its type in Redis, and the one that it should be of: ``string``, ``hash``, ``zset``, …
+        self.found = found
+        self.needed = needed
 
 
 class OwnerGone(InfrastructureError):
@@ -526,7 +578,7 @@ class PoolEmpty(InfrastructureError):
 
 
 class LeaseLost(InfrastructureError):
-    """What was held is held no more: its owner was declared dead, its time is over, or Redis has lost it."""
+    """A lease or a permit is lost: its owner was declared dead, its time is over, or Redis has lost it."""
 
     def __init__(self, kind: str, name: str, fence: int) -> None:
         super().__init__(f"{kind} {masked_repr(name)} with the fencing token {fence} is held no more")
@@ -567,7 +619,7 @@ class BarrierBroken(InfrastructureError):
 
 
 class NoCandidate(CallerError):
-    """The one that a leader hands its term over to does not wait to lead; the term goes on."""
+    """The candidate named in ``resign(to=…)`` is not waiting to lead; the term goes on."""
 
     def __init__(self, election: str, candidate: str, waiting: Sequence[str]) -> None:
         allowed = ", ".join(waiting[:20]) or "nobody waits"
@@ -590,7 +642,11 @@ class LeaseHeld(CallerError):
         self.owner = owner
 
 
-class _Refused:
+class NotAccepted(Exception):
+    """Base of what says that Redis has replied and did not take a message: the connection is as good as before."""
+
+
+class _Refused(NotAccepted):
     """The counts that the errors of flow control have after a bulk send."""
 
     #: Number of messages accepted before the failure.
@@ -646,11 +702,11 @@ class BulkheadFull(_Refused, InfrastructureError):
 class CallWouldDeadlock(InfrastructureError):
     """A call with ``on_deadlock="error"`` would wait for itself: all slots that could answer it wait in calls."""
 
-    def __init__(self, ring: Iterable[str]) -> None:
+    def __init__(self, ring: Iterable[str], no_slot: str = "") -> None:
+        #: The agents that wait for each other, from the one that calls to itself.
         self.ring = tuple(ring)
-        super().__init__(
-            f"the call would wait for itself: {' → '.join(self.ring)}; all slots of their workers wait in calls"
-        )
+        why = no_slot or "all slots of their workers wait in calls"
+        super().__init__(f"the call would wait for itself: {' → '.join(self.ring)}; {why}")
 
 
 class NotEnoughReplies(InfrastructureError):
@@ -660,7 +716,7 @@ class NotEnoughReplies(InfrastructureError):
         self.needed = needed
         self.results = dict(results)
         self.errors = dict(errors)
-        named = [f"{agent}: {type(error).__name__}" for agent, error in self.errors.items()]
+        named = [f"{agent}: {_short(error)}" for agent, error in self.errors.items()]
         more = f", and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         super().__init__(f"{len(results)} replied; needed: {needed}; {', '.join(named[:_NAMED])}{more}")
 

@@ -396,10 +396,13 @@ class Keys:
         """
         return f"{self.root}timers"
 
-    @property
-    def asking(self) -> str:
-        """Hash of the handlers that wait in calls: incarnation and delivery -> who is called, and who calls."""
-        return f"{self.root}asking"
+    def servers(self, queue: str) -> str:
+        """Set of the incarnations that serve a mailbox."""
+        return f"{self.root}servers:{queue}"
+
+    def asking(self, incarnation: str) -> str:
+        """Hash of an incarnation's handlers that wait in calls: delivery -> who is called, and who calls."""
+        return f"{self.root}asking:{incarnation}"
 
     def ask(self, ask_id: str) -> str:
         """Hash of an open ask (see ``includes/ask_ends.lua``); what ends it deletes it."""
@@ -416,6 +419,14 @@ class Keys:
     def bulkhead(self, queue: str) -> str:
         """Sorted set of the requests to a mailbox that are in flight: ask -> when its time is over; it expires."""
         return f"{self.root}bulkhead:{queue}"
+
+    def bulkhead_line(self, queue: str) -> str:
+        """Sorted set of the requests that wait for a bulkhead: ask -> time of arrival, in µs since 1970; it expires."""
+        return f"{self.root}bulkhead-line:{queue}"
+
+    def bulkhead_tickets(self, queue: str) -> str:
+        """Sorted set of the same requests: ask -> time by which it looks again, in ms since 1970; it expires."""
+        return f"{self.root}bulkhead-tickets:{queue}"
 
     def calls(self, queue: str) -> str:
         """Hash of counters of the asks that went to a mailbox: asked, and how they ended."""
@@ -499,6 +510,10 @@ class Keys:
         """Set of what an incarnation or a session holds and waits for: ``TOKEN KIND:NAME``."""
         return f"{self.root}named-of:{owner}"
 
+    def named_election(self, name: str) -> str:
+        """Hash of an election: who leads, and the last fencing token."""
+        return f"{self.root}named:election:{name}"
+
     def named_terms(self, name: str) -> str:
         """Stream of an election's terms."""
         return f"{self.root}named-terms:election:{name}"
@@ -517,6 +532,10 @@ class Keys:
     def distribution(self, distribution: str) -> str:
         """What the acceptance of a distribution's items came to, in case its reply is lost; it expires."""
         return f"{self.root}distribution:{distribution}"
+
+    def distribution_idempotency(self, key: str) -> str:
+        """What was accepted first of the distributions under an idempotency key."""
+        return f"{self.root}idempotency:distribution:{key}"
 
     @property
     def coordination_counts(self) -> str:

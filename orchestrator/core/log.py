@@ -10,8 +10,8 @@ import logging
 import re
 from types import TracebackType
 
-from orchestrator.core.long_texts import error_chain, shortened, with_short_errors
-from orchestrator.core.text import printable
+from orchestrator.core.checks.text import printable
+from orchestrator.core.secrets.long_texts import error_chain, shortened, with_short_errors
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from orchestrator.core.checks.problems import problems_in, without_secrets
 from orchestrator.core.errors import InvalidMessage
-from orchestrator.core.masked_repr import masked
-from orchestrator.core.problems import problems_in
-from orchestrator.core.secret_names import secret_names
+from orchestrator.core.secrets.masked_repr import masked
+from orchestrator.core.secrets.secret_names import secret_names
 
 
 class Message(BaseModel):
@@ -26,6 +25,17 @@ class Message(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    if not TYPE_CHECKING:  # Type checkers see the fields as arguments.
+
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise without_secrets(error, type(self), fields) from None
+
+        # What pydantic builds from data does not call it.
+        __init__.__pydantic_base_init__ = True
 
     def __repr__(self) -> str:
         return masked(super().__repr__(), secret_names(type(self)))
@@ -48,13 +58,27 @@ def message_name(message: type[Message]) -> str:
 def encode(message: Message) -> dict[str, Any]:
     """The message's fields as plain JSON data, secrets included: the handler needs them."""
     fields: dict[str, Any] = message.model_dump(mode="json")
-    if secret_names(type(message)):
-        fields = _as_sent(fields, message.model_dump())
-    elif _may_have_sets(type(message)):
-        # Pydantic has no dump of a set of models in Python; its order is left as it is.
-        with suppress(TypeError, PydanticSerializationError):
-            fields = _as_sent(fields, message.model_dump())
+    if secret_names(type(message)) or _may_have_sets(type(message)):
+        fields = _as_sent(fields, _dumped(message))
     return fields
+
+
+def _dumped(model: BaseModel) -> Any:
+    """A model as its class dumps it in Python; itself, if pydantic has no such dump, as of a set of models."""
+    try:
+        return model.model_dump()
+    except (TypeError, PydanticSerializationError):
+        return model
+
+
+def _field(model: BaseModel, shown: str) -> Any:
+    """A field by its name in JSON."""
+    fields = type(model).model_fields
+    name = next((name for name, info in fields.items() if info.serialization_alias == shown), shown)
+    try:
+        return model.model_dump(include={name}, by_alias=False)[name]
+    except (TypeError, KeyError, PydanticSerializationError):
+        return getattr(model, name, None)
 
 
 @lru_cache(maxsize=1000)
@@ -77,6 +101,8 @@ def _as_sent(shown: Any, value: Any) -> Any:
         case set() | frozenset() if isinstance(shown, list) and len(shown) == len(value):
             members = [_as_sent(s, v) for s, v in zip(shown, value, strict=True)]
             return sorted(members, key=lambda member: json.dumps(member, sort_keys=True))
+        case BaseModel() if isinstance(shown, dict):
+            return {name: _as_sent(s, _field(value, name)) for name, s in shown.items()}
         case _:
             return shown
 

@@ -34,6 +34,10 @@ _CAUSES: Final = (
         r"max number of clients",
         "Redis accepts no more connections (maxclients); needed: fewer connections, or a higher maxclients",
     ),
+    (
+        r"^Too many connections",
+        "all connections that this process may have are in use; needed: a higher max_connections (transport option)",
+    ),
     (r"\bDENIED\b|protected mode", "Redis refuses connections from other hosts (protected mode); needed: a password"),
     (
         r"without any password configured|Client sent AUTH, but no password",
@@ -43,6 +47,10 @@ _CAUSES: Final = (
     (
         r"\bWRONGPASS\b|invalid (?:username-)?password",
         "Redis refuses the user or the password; needed: those of an enabled Redis user in broker_url",
+    ),
+    (
+        r"\bWRONGTYPE\b",
+        "a key in Redis is of another type than this library keeps there; needed: that something else has other keys",
     ),
     (
         r"\bNOPERM\b|no permissions|can't (?:run this command|access at least one|publish to the channel)|ACL failure",
@@ -62,3 +70,16 @@ def cause_of(reason: str) -> str:
     if forbidden := _FORBIDDEN_COMMAND.search(reason):
         return f"Redis forbids {forbidden[1].upper()} to this user (ACL); `orchestrator doctor` names what it lacks"
     return next((cause for pattern, cause in _CAUSES if re.search(pattern, reason)), "")
+
+
+def is_reply(error: object) -> bool:
+    """Whether an error, or its cause, is a reply of Redis, which so is there. Told by the class, without redis-py."""
+    chain = (error, getattr(error, "__cause__", None))
+    return any(kind.__name__ == "ResponseError" for each in chain for kind in type(each).__mro__)
+
+
+def describe_outage(error: BaseException) -> str:
+    """The reason why a command failed that is repeated until Redis answers, for the log."""
+    reason = str(error)
+    what = "Redis refused a command" if is_reply(error) else "Redis is unreachable"
+    return f"{cause_of(reason) or what} ({reason})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.core.masked_repr import masked, masked_repr
+from orchestrator.core.secrets.masked_repr import masked, masked_repr
 
 
 @dataclass(frozen=True, slots=True)

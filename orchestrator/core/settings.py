@@ -33,15 +33,21 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from orchestrator.core.broker_url import ALLOWED, is_served, problem_of, quoted, servers
+from orchestrator.core.admission.flow_policy import Breaker, Mailbox
+from orchestrator.core.checks.broker_url import ALLOWED, is_served, problem_of, quoted, servers
+from orchestrator.core.checks.text import is_text
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
-from orchestrator.core.flow_policy import Breaker, Mailbox
-from orchestrator.core.masked_repr import masked_repr
-from orchestrator.core.nearest import meant, nearest
-from orchestrator.core.redact import USUAL
-from orchestrator.core.text import is_text
-from orchestrator.core.timeout_classes import CLASS_NAME, PROFILE_VARIABLE, allowed_seconds, seconds_of, shown_seconds
-from orchestrator.core.timeouts import Timeouts
+from orchestrator.core.policies.timeout_classes import (
+    CLASS_NAME,
+    PROFILE_VARIABLE,
+    allowed_seconds,
+    seconds_of,
+    shown_seconds,
+)
+from orchestrator.core.policies.timeouts import Timeouts
+from orchestrator.core.secrets.masked_repr import masked_repr
+from orchestrator.core.secrets.redact import USUAL
+from orchestrator.core.spelling.nearest import meant, nearest
 
 #: Variables with our prefix that are not settings: the profile's path, the embedded server's binary, and where
 #: `orchestrator health` looks.
@@ -52,6 +58,7 @@ _OTHER_VARIABLES = (
     # By these the supervisor knows its processes.
     "ORCHESTRATOR_TREE",
     "ORCHESTRATOR_TREE_CHILD",
+    "ORCHESTRATOR_TREE_BEAT",
 )
 
 
@@ -180,6 +187,8 @@ class Settings(BaseSettings):
     scheduler_rate: float = Field(default=0.0, ge=0, le=1_000_000)
     #: Most schedules there may be; one more is refused.
     schedules_most: int = Field(default=1_000_000, ge=1)
+    #: Names of tasks that only other apps have, or patterns of such: entries of ``beat_schedule`` may name them.
+    foreign_tasks: tuple[str, ...] = ()
     #: Entries of the history of fires that are kept, of all schedules together.
     schedule_history: int = Field(default=50_000, ge=100, le=100_000_000)
     #: An open dead letter older than this is removed, and an event is emitted.

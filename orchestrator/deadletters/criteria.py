@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from orchestrator.core.checks.numbers import is_number
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.numbers import is_number
 from orchestrator.deadletters.letter import DIMENSIONS, DeadLetter
 
 STATES = ("open", "parked", "all")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from orchestrator.core.errors import CallerError
-from orchestrator.core.masked_repr import masked_repr
-from orchestrator.core.masking import mask
-from orchestrator.core.redact import redact
+from orchestrator.core.secrets.masked_repr import masked_repr
+from orchestrator.core.secrets.masking import mask
+from orchestrator.core.secrets.redact import redact
 from orchestrator.deadletters.letter import DeadLetter, envelope_of
 
 #: Validates an agent's message by its model: (agent, message, fields) -> fields as they are sent.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.errors import InvalidExport
-from orchestrator.core.masked_repr import masked_repr
+from orchestrator.core.secrets.masked_repr import masked_repr
 from orchestrator.deadletters.letter import (
     FIELD_AGENT,
     FIELD_DEATHS,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from orchestrator.core.deliveries.outcome import Reason
 from orchestrator.core.errors import InvalidExport, InvalidMessage, MessageTooLarge
-from orchestrator.core.outcome import Reason
 from orchestrator.deadletters.edit import Arguments
 from orchestrator.deadletters.export import read_line
 from orchestrator.deadletters.letter import FIELD_MESSAGE, read_letter

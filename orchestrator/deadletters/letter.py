@@ -9,10 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.masked_repr import masked_repr
-from orchestrator.core.masking import mask
-from orchestrator.core.redact import USUAL, redact
-from orchestrator.core.supervision import Failure, Supervision, header_in, headers_in, hide_in, supervision_in
+from orchestrator.core.deliveries.supervision import (
+    Failure,
+    Supervision,
+    header_in,
+    headers_in,
+    hide_in,
+    supervision_in,
+)
+from orchestrator.core.secrets.masked_repr import masked_repr
+from orchestrator.core.secrets.masking import mask
+from orchestrator.core.secrets.redact import USUAL, redact
 
 # Fields of a letter; one-letter names save real bytes in Redis. ``dead_letters.lua`` describes them.
 FIELD_MESSAGE = b"m"
@@ -83,7 +90,7 @@ class DeadLetter:
     sent_ms: int = 0
     dead_lettered_ms: int = 0
     lineage: Lineage = Lineage()
-    #: Fingerprint: letters with the same failure share it (see :mod:`orchestrator.core.fingerprint`).
+    #: Fingerprint: letters with the same failure share it (see :mod:`orchestrator.core.deliveries.fingerprint`).
     group: str = ""
     #: Why, by whom and since when it is parked; empty if open.
     note: Mapping[str, Any] = field(default_factory=dict)
@@ -103,7 +110,7 @@ class DeadLetter:
 
     @property
     def first_seen(self) -> str:
-        """When its first attempt failed, by that worker's clock; empty if no attempt is known."""
+        """The time of its first failed attempt, by that worker's clock; empty if no attempt is known."""
         return self.failures[0].at if self.failures else ""
 
     def record(self) -> dict[str, Any]:

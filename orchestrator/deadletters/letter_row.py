@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.core.supervision import Supervision, headers_in, supervision_in
+from orchestrator.core.deliveries.supervision import Supervision, headers_in, supervision_in
 from orchestrator.deadletters.letter import (
     FIELD_AGENT,
     FIELD_DEATHS,

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.core.choices import check_bool
+from orchestrator.core.checks.choices import check_bool
 from orchestrator.core.errors import CallerError, InvalidPolicy, MessageTooLarge, UnknownDeadLetter
 from orchestrator.deadletters.criteria import Criteria, check_limit
 from orchestrator.deadletters.edit import Arguments, Edit, NoSignatures, Validate, edited

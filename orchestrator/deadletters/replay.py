@@ -135,7 +135,7 @@ def replay_all(
             skipped += result.processed - result.count - result.refused_count
             for one in result.refusals:
                 if isinstance(one.why, RunEnded | StepGoesOn):
-                    # What refuses one letter only is no reason to stop.
+                    # An error that refuses one letter only does not stop the others.
                     refused[str(one.why)] += len(one.letter_ids)
                 else:
                     stopped = stopped or str(one.why)

@@ -1,4 +1,4 @@
-"""What a replay changes: pure rules. ``dead_letters.lua`` and ``schedule_letters.lua`` have the same ones."""
+"""The changes of a replay: pure rules. ``dead_letters.lua`` and ``schedule_letters.lua`` have the same ones."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def replayed_message(raw: bytes, lineage: Mapping[str, Any]) -> bytes:
 
 
 def auto_replays(lineage: bytes) -> int:
-    """How often a letter's message was replayed automatically."""
+    """The number of automatic replays of a letter's message."""
     return int(json.loads(lineage or b"{}").get("auto", 0))
 
 
 def replay_due_ms(arrived_ms: int, first_ms: int, auto: int) -> int:
-    """When the next automatic replay is due: ``first_ms`` after the arrival, doubled for each earlier replay."""
+    """The due time of the next automatic replay: ``first_ms`` after the arrival, doubled for each earlier replay."""
     return int(arrived_ms + first_ms * 2**auto)

@@ -1,4 +1,4 @@
-"""Where a bulk replay takes its letters from: a search, or a list of ids."""
+"""The sources of the letters of a bulk replay: a search, or a list of ids."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class SearchSource:
         return result if result.processed else None
 
     def _replay_found(self, limit: int) -> ReplayResult | None:
-        c = self._criteria
-        if c.needs_reading:
+        criteria = self._criteria
+        if criteria.needs_reading:
             return None
         return self._store.replay_found(
-            c.indexed, c.state, self._low, self._high, self._audit_id, limit=limit, watched=self._watched
+            criteria.indexed, criteria.state, self._low, self._high, self._audit_id, limit=limit, watched=self._watched
         )
 
 

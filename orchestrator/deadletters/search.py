@@ -26,16 +26,14 @@ class Page:
     before: str | None
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class LetterSearch:
-    """The letters that match ``criteria``; ``fixed`` bounds, if given, replace those of the ages."""
+    """The letters that match some criteria; ``fixed`` bounds, if given, replace those of the ages."""
 
-    def __init__(
-        self, store: LetterReader, criteria: Criteria, hidden: tuple[str, ...], fixed: tuple[str, str] | None
-    ) -> None:
-        self._store = store
-        self._criteria = criteria
-        self._hidden = hidden
-        self._fixed = fixed
+    _store: LetterReader
+    _criteria: Criteria
+    _hidden: tuple[str, ...]
+    _fixed: tuple[str, str] | None
 
     def bounds(self) -> tuple[str, str]:
         """The lowest and the highest id that can match, by the fixed bounds or by the ages as of now."""
@@ -90,12 +88,12 @@ class LetterSearch:
 
     def count(self) -> int:
         """Number of matching letters: from the index if it has the answer, otherwise by reading candidates."""
-        c = self._criteria
-        aged = self._fixed is not None or c.older_than_s is not None or c.newer_than_s is not None
-        if aged or c.needs_reading or c.state == "parked":
-            return self._count_ids(c.state)
-        whole = self._store.size_of(c.indexed) if c.indexed else self._store.size()
-        return whole if c.state == "all" else whole - self._count_ids("parked")
+        criteria = self._criteria
+        aged = self._fixed is not None or criteria.older_than_s is not None or criteria.newer_than_s is not None
+        if aged or criteria.needs_reading or criteria.state == "parked":
+            return self._count_ids(criteria.state)
+        whole = self._store.size_of(criteria.indexed) if criteria.indexed else self._store.size()
+        return whole if criteria.state == "all" else whole - self._count_ids("parked")
 
     def _count_ids(self, state: str) -> int:
         return sum(len(ids) for ids in self.ids(state=state))
@@ -122,8 +120,10 @@ class LetterSearch:
             low = f"({found.cursor}" if found.cursor else ""
 
     def _find(self, low: str, high: str, limit: int, *, oldest_first: bool, state: str = "") -> Found:
-        c = self._criteria
-        return self._store.find(c.indexed, state or c.state, low, high, limit=limit, oldest_first=oldest_first)
+        criteria = self._criteria
+        return self._store.find(
+            criteria.indexed, state or criteria.state, low, high, limit=limit, oldest_first=oldest_first
+        )
 
     def _read(self, ids: Sequence[str]) -> list[DeadLetter]:
         letters = [read_letter(*row) for row in self._store.rows(ids)]

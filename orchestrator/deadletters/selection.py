@@ -30,7 +30,7 @@ OnSent = Callable[[ReplayedLetter], None]
 
 
 class Selection:
-    """What :meth:`DeadLetters.query` returns. Ages are evaluated anew by each method.
+    """The result of :meth:`DeadLetters.query`. Ages are evaluated anew by each method.
 
     Methods that change letters need a filter or ``all=True``, so that a forgotten filter does not select all letters.
     """

@@ -1,6 +1,6 @@
-"""What the dead-letter log needs of its storage, in four narrow protocols.
+"""The storage of the dead-letter log, in four narrow protocols.
 
-Implemented in Redis (:mod:`.redis_store`), and for eager mode in memory (:mod:`.in_memory_store`). Searches are bounded
+Implemented in Redis (:mod:`.redis.store`), and for eager mode in memory (:mod:`.in_memory.store`). Searches are bounded
 by ids as in XRANGE: ``-``, ``+``, and ``(`` in front of an id that is not included.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from orchestrator.core.errors import CircuitOpen, MailboxFull, RunEnded, StepGoesOn
-from orchestrator.core.masked_repr import summary
+from orchestrator.core.secrets.masked_repr import summary
 
 #: Why letters were not replayed.
 Refusal: TypeAlias = MailboxFull | CircuitOpen | RunEnded | StepGoesOn
@@ -97,7 +97,7 @@ class ReplayResult:
 
 @dataclass(frozen=True, slots=True)
 class ReplayProgress:
-    """How many replayed letters have ended."""
+    """The number of replayed letters that have ended."""
 
     ended: int
     #: Those among them that ended dead without a new letter, because their policy keeps none.
@@ -245,7 +245,7 @@ class LetterReplayer(Protocol):
         ...
 
     def replay_progress(self, replayed: Sequence[ReplayedLetter]) -> ReplayProgress:
-        """How many of these letters, which were replayed ``watched``, have ended."""
+        """The number of these letters, which were replayed ``watched``, that have ended."""
         ...
 
     def count_dead_again(self, audit_id: str) -> int:

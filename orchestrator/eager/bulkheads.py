@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-from orchestrator.core import bulkhead as rule
-from orchestrator.core.bulkhead import Bulkhead
+from orchestrator.core.admission import bulkhead as rule
+from orchestrator.core.admission.bulkhead import Bulkhead
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BulkheadFull
-from orchestrator.sending.outgoing_message import AskRequest
+from orchestrator.sending.messages.outgoing_message import AskRequest
 from orchestrator.telemetry import emit, events
 
 

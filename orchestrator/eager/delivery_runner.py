@@ -14,31 +14,31 @@ from celery import Celery, states
 from celery.exceptions import Reject
 from celery.result import EagerResult
 
+from orchestrator.core.deliveries.history import Attempt, how, now_text
+from orchestrator.core.deliveries.outcome import Cancelled, Dead, Expired, Handled, Outcome
+from orchestrator.core.deliveries.supervision import HEADER, Failure, Supervision
 from orchestrator.core.errors import HandlerFailed, ResultNotStored, UnknownMessage
-from orchestrator.core.expansion import Expanded
-from orchestrator.core.history import Attempt, how, now_text
 from orchestrator.core.log import get_logger
-from orchestrator.core.long_texts import shortened
-from orchestrator.core.masking import mask
-from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
-from orchestrator.core.policy import error_names
-from orchestrator.core.run_calls import Suspended
-from orchestrator.core.supervision import HEADER, Failure, Supervision
-from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
+from orchestrator.core.policies.policy import error_names
+from orchestrator.core.secrets.long_texts import shortened
+from orchestrator.core.secrets.masking import mask
+from orchestrator.core.workflows.expansion import Expanded
+from orchestrator.core.workflows.run_calls import Suspended
+from orchestrator.deadletters.in_memory.store import InMemoryDeadLetterStore
 from orchestrator.eager.eager_message import EagerMessage, UnreadableMessage, eager_message_of, encode_message
 from orchestrator.eager.flow_control import EagerFlowControl
 from orchestrator.eager.records import EagerRecords
-from orchestrator.sending.outgoing_message import OutgoingMessage, own_headers
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage, own_headers
 from orchestrator.telemetry import tracing
 from orchestrator.transport.celery.own_fields import FENCE, OVERRIDE
 from orchestrator.transport.celery.reporting_pool import is_exit
 from orchestrator.transport.letter_draft import LetterDraft
-from orchestrator.worker import results
-from orchestrator.worker.execution import failure_of
+from orchestrator.worker.execution import results
+from orchestrator.worker.execution.execute import failure_of
+from orchestrator.worker.execution.retry_scheduled import RetryScheduled
 from orchestrator.worker.hosting import supervise_tasks
-from orchestrator.worker.outcome_events import emit_dead, emit_handled, emit_resolved, emit_retried
-from orchestrator.worker.retry_scheduled import RetryScheduled
-from orchestrator.worker.verdict import Verdict, expired, final_failure
+from orchestrator.worker.requests.outcome_events import emit_dead, emit_handled, emit_resolved, emit_retried
+from orchestrator.worker.requests.verdict import Verdict, expired, final_failure
 
 logger = get_logger(__name__)
 
@@ -108,7 +108,7 @@ class DeliveryRunner:
                 outcome = Handled(ended.result if isinstance(ended, results.Returned) else None, attempt)
                 took_s = monotonic() - began
                 self._flow.handled(supervision.agent, took_s)
-                self._app.orchestrator.runtime.eager_mode.run_times.record(message.outgoing.task, took_s)
+                self._app.orchestrator.runtime.modes.eager.run_times.record(message.outgoing.task, took_s)
                 emit_handled(supervision, delivery_id, attempt, took_s)
                 if message.lineage:
                     emit_resolved(message.lineage, delivery_id)
@@ -141,7 +141,7 @@ class DeliveryRunner:
     def dead_letter_unreadable(self, queue: str, raw: bytes, why: UnreadableMessage) -> None:
         """Keep a message that cannot be executed as a dead letter again, as ``DeadLetterUnprocessable`` does."""
         self._records.count(queue, "accepted")
-        text = str(mask(shortened(why.text), self._app.orchestrator.runtime.hidden))
+        text = str(mask(shortened(why.text), self._app.orchestrator.runtime.hidden.names))
         letter = LetterDraft(why.reason.value, why.error, text)
         self._dead_letter(raw, queue, letter)
         self._records.count(queue, "dead")
@@ -176,7 +176,7 @@ class DeliveryRunner:
             pause = supervision.pause_s(attempt, error_names(error), time.time())
             if pause.s is None or results.is_remembered(outgoing.id):
                 return EagerResult(outgoing.id, error, states.FAILURE, "".join(format_exception(error)))
-            failure = failure_of(error, attempt, _WORKER, self._app.orchestrator.runtime.hidden_of(supervision))
+            failure = failure_of(error, attempt, _WORKER, self._app.orchestrator.runtime.hidden.names_for(supervision))
             text = f"attempt {attempt} failed: {failure.type}: {failure.message}"
             scheduled = RetryScheduled(text, exc=error, when=pause.s, failure=failure.to_wire())
             return EagerResult(outgoing.id, scheduled, states.RETRY)
@@ -184,7 +184,7 @@ class DeliveryRunner:
     def _overridden(self, outgoing: OutgoingMessage) -> dict[str, float]:
         """The field of a request whose timeout is overridden at present."""
         runtime = self._app.orchestrator.runtime
-        timeout_s = runtime.eager_mode.overrides.timeout_s(outgoing.task, outgoing.supervision.agent)
+        timeout_s = runtime.modes.eager.overrides.timeout_s(outgoing.task, outgoing.supervision.agent)
         return {} if timeout_s is None else {OVERRIDE: timeout_s * runtime.settings.timeout_factor}
 
     def _judge(
@@ -201,7 +201,7 @@ class DeliveryRunner:
                 recorded = ResultNotStored(task, f"{type(error).__name__}: {error}")
             stack = str(result.traceback) if result.traceback else None
             failure = failure_of(
-                recorded, attempt, _WORKER, self._app.orchestrator.runtime.hidden_of(supervision), stack
+                recorded, attempt, _WORKER, self._app.orchestrator.runtime.hidden.names_for(supervision), stack
             )
         if result.state == states.REJECTED:
             failure = replace(failure, type="Reject")
@@ -253,6 +253,6 @@ def _error_in(result: Any, outgoing: OutgoingMessage) -> BaseException:
 
 
 def _handlers_own(error: BaseException) -> BaseException:
-    """What the handler raised, if that is no ``Exception`` and so reached Celery's tracer as another error."""
+    """The error of the handler, if that is no ``Exception`` and so reached Celery's tracer as another error."""
     cause = error.__cause__
     return cause if isinstance(error, HandlerFailed) and cause is not None else error

@@ -15,14 +15,14 @@ from kombu.serialization import prepare_accept_content
 from kombu.utils.json import dumps
 
 from orchestrator.agents.unhandled_message import unhandled
+from orchestrator.core.deliveries.outcome import Reason
+from orchestrator.core.deliveries.supervision import HEADER, Supervision
 from orchestrator.core.errors import InvalidMessage
-from orchestrator.core.outcome import Reason
-from orchestrator.core.policy import Retry
-from orchestrator.core.supervision import HEADER, Supervision
-from orchestrator.sending.outgoing_message import OutgoingMessage, own_headers
+from orchestrator.core.policies.policy import Retry
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage, own_headers
 from orchestrator.telemetry import tracing
 from orchestrator.transport.mailbox_entry import LINEAGE, decode
-from orchestrator.worker.message_format import check_body, check_headers
+from orchestrator.worker.requests.message_format import check_body, check_headers
 
 #: Supervision of a message that plain Celery sent: one attempt, no recorded outcome.
 PLAIN: Final = Supervision(retry=Retry(max_retries=0), track=False)

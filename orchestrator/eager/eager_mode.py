@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from orchestrator.agents.check_fields import checked_fields
+from orchestrator.agents.changed_fields import checked_fields
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.coordination.ballots.in_memory_ballots import InMemoryBallots
 from orchestrator.coordination.barriers.in_memory_barriers import InMemoryBarriers
 from orchestrator.coordination.distribution.hierarchies import InMemoryHierarchies
 from orchestrator.coordination.in_memory_named_leases import InMemoryNamedLeases, LivingOwners
-from orchestrator.core.breaker import BreakerStatus
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.forks import lazy_property
-from orchestrator.core.run_state import RunState
 from orchestrator.core.settings import Settings
-from orchestrator.core.supervision import Supervision
+from orchestrator.core.workflows.run_state import RunState
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.eager.backend import EagerBackend
+from orchestrator.eager.breakers import EagerBreakers
 from orchestrator.eager.distribution import EagerDistribution
 from orchestrator.eager.in_memory_runs import InMemoryRuns
 from orchestrator.eager.singletons import EagerSingletons
+from orchestrator.eager.statistics import EagerStatistics
 from orchestrator.monitors.in_memory import InMemoryMonitors
-from orchestrator.sending.call_counts import CallCounts
-from orchestrator.sending.ledger import LedgerRow, housekeeping_of
 from orchestrator.timeouts.overrides import InMemoryOverrides
 from orchestrator.timeouts.run_times import InMemoryRunTimes
+from orchestrator.workflows.backend import RunsBackend
 
 if TYPE_CHECKING:
     from orchestrator.eager.in_memory_schedules import InMemorySchedules
-    from orchestrator.registry.mailboxes import MailboxState
-    from orchestrator.worker.owner import Owner
+    from orchestrator.worker.execution.owner import Owner
 
 
 class EagerMode:
-    """The in-memory parts of one app; :class:`orchestrator.redis_mode.RedisMode` has the same in Redis."""
+    """The in-memory parts of one app; :class:`orchestrator.wiring.redis_mode.RedisMode` has the same in Redis."""
 
     def __init__(self, app: Celery, settings: Settings, directory: Directory) -> None:
         self._app = app
@@ -46,14 +45,16 @@ class EagerMode:
         self._directory = directory
         self.overrides = InMemoryOverrides()
         self.run_times = InMemoryRunTimes()
-        self.backend = EagerBackend(app, directory.flow)
+        self.backend = EagerBackend(app, directory.flow, lambda agent: self.monitors.is_dead(agent))
         singletons = EagerSingletons(
             directory,
             lambda: self.named_leases,
             lambda agent: self.monitors.incarnation(agent),
             self.backend.send,
         )
-        self.backend.on_start(singletons.lead)
+        self.statistics = EagerStatistics(self.backend.records, self.backend.asks)
+        self.breakers = EagerBreakers(directory, self.backend.flow, self.backend.acceptance.deferred)
+        self.backend.runner.on_start = singletons.lead
 
     @lazy_property
     def dead_letters(self) -> DeadLetters:
@@ -87,7 +88,7 @@ class EagerMode:
     @lazy_property
     def ballots(self) -> InMemoryBallots:
         """Ballots."""
-        return InMemoryBallots(self.backend, self.backend.deliver)
+        return InMemoryBallots(self.backend, self.backend.runner.run)
 
     @lazy_property
     def barriers(self) -> InMemoryBarriers:
@@ -97,7 +98,7 @@ class EagerMode:
         return barriers
 
     def lease_owner(self, what: str) -> Owner:
-        """Who owns ``what`` is acquired here.
+        """The owner of a lease, or of ``what`` else is acquired here.
 
         Raises:
             NoOwner: no session is open and no handler runs here.
@@ -105,9 +106,14 @@ class EagerMode:
         return self.monitors.attempt_here(what)
 
     @lazy_property
-    def runs(self) -> InMemoryRuns:
+    def runs(self) -> RunsBackend:
         """The runs of workflows."""
-        return InMemoryRuns(self.backend, self._directory, self._settings.result_limit_bytes)
+        runs = self._in_memory_runs
+        return RunsBackend(runs, runs, runs, runs, self._settings.result_limit_bytes)
+
+    @lazy_property
+    def _in_memory_runs(self) -> InMemoryRuns:
+        return InMemoryRuns(self.backend, self._directory)
 
     @lazy_property
     def schedules(self) -> InMemorySchedules:
@@ -119,60 +125,9 @@ class EagerMode:
     def is_cancelled(self, _delivery_id: str, supervision: Supervision | None) -> bool:
         """Whether a step's run was cancelled; other deliveries cannot be cancelled while they run."""
         run = None if supervision is None else supervision.run
-        status = None if run is None else self.runs.status(str(run["uid"]))
+        status = None if run is None else self.runs.reads.status(str(run["uid"]))
         return status is not None and status.state is RunState.CANCELLED
 
     def fill_step(self, run: Mapping[str, Any], value: Any) -> Any:
         """A step's arguments with the results in them; see :meth:`InMemoryRuns.fill`."""
-        return self.runs.fill(run, value)
-
-    def ledger(self) -> list[LedgerRow]:
-        """The ledger of every mailbox."""
-        return self.backend.ledger()
-
-    def call_counts(self) -> list[CallCounts]:
-        """What became of the asks of each agent."""
-        return self.backend.call_counts()
-
-    def housekeeping_ledger(self) -> LedgerRow:
-        """An empty row: eager mode has no monitor manager."""
-        return housekeeping_of([])
-
-    def dataset(self) -> None:
-        """``None``: nothing counts in Redis."""
-
-    def mailboxes(self) -> list[MailboxState]:
-        """An empty list: nothing waits in eager mode."""
-        return []
-
-    def close_breaker(self, agent: str) -> bool | None:
-        """Close an agent's breaker; whether it was open or half-open, ``None`` if it has none.
-
-        Raises:
-            UnknownAgent: no such agent was declared here.
-        """
-        self._directory.queue_of(agent)
-        return self.backend.close_breaker(agent)
-
-    def isolate_breaker(self, agent: str, why: str) -> bool | None:
-        """Isolate an agent's breaker; whether it was not isolated, ``None`` if it has none.
-
-        Raises:
-            UnknownAgent: no such agent was declared here.
-        """
-        self._directory.queue_of(agent)
-        return self.backend.isolate_breaker(agent, why)
-
-    def breaker_statuses(self, agents: Iterable[str]) -> dict[str, BreakerStatus]:
-        """How the breakers of these agents stand; agents without a breaker are left out.
-
-        Raises:
-            UnknownAgent: no such agent was declared here.
-        """
-        statuses = {}
-        for agent in agents:
-            self._directory.queue_of(agent)
-            status = self.backend.breaker_status(agent)
-            if status is not None:
-                statuses[agent] = status
-        return statuses
+        return self._in_memory_runs.fill(run, value)

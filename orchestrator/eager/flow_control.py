@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from orchestrator.core import breaker
-from orchestrator.core.breaker import BreakerState, BreakerStatus, Phase
+from orchestrator.core.admission import breaker
+from orchestrator.core.admission.breaker import BreakerState, BreakerStatus, Phase
+from orchestrator.core.admission.flow_policy import Flow
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen
-from orchestrator.core.flow_policy import Breaker, Flow
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
 
 #: All senders of eager mode are in one process.
@@ -65,10 +65,6 @@ class EagerFlowControl:
             with self._lock:
                 self._first_sends[_recipient(message, key)] = message.id, _now_ms() + ttl_ms
 
-    def policy(self, agent: str) -> Breaker | None:
-        """An agent's breaker, as it is declared."""
-        return self._flow(agent).breaker
-
     def admit(self, agent: str, *, peek: bool = False) -> None:
         """Ask an agent's breaker whether a message may be sent. With ``peek``, its state is not changed.
 
@@ -84,6 +80,19 @@ class EagerFlowControl:
                 raise CircuitOpen(agent, wait_ms / 1000, state.why if state.phase is Phase.ISOLATED else None)
             if not peek:
                 self._change(agent, state)
+
+    def room(self, agent: str) -> int | None:
+        """The number of messages that an agent's breaker admits now; ``None`` for any number."""
+        policy = self._flow(agent).breaker
+        if policy is None:
+            return None
+        try:
+            self.admit(agent, peek=True)
+        except CircuitOpen:
+            return 0
+        with self._lock:
+            is_closed = self._state(agent).phase is Phase.CLOSED
+        return None if is_closed else policy.probes
 
     def failed(self, agent: str, reason: str = "") -> None:
         """Record a failed attempt; ``reason`` is the outcome's, if it was the last one."""
@@ -119,13 +128,13 @@ class EagerFlowControl:
         return not was_isolated
 
     def status(self, agent: str) -> BreakerStatus | None:
-        """How an agent's breaker stands; ``None`` if it has none."""
+        """The status of an agent's breaker; ``None`` if it has none."""
         if self._flow(agent).breaker is None:
             return None
         with self._lock:
             state = self._state(agent)
         probe_in_ms = max(0, state.until_ms - _now_ms()) if state.phase is Phase.OPEN else 0
-        return BreakerStatus(agent, state.phase, probe_in_ms / 1000, state.why)
+        return BreakerStatus(agent, breaker.shown(state.phase, probe_in_ms), probe_in_ms / 1000, state.why)
 
     def _state(self, agent: str) -> BreakerState:
         return self._breakers.get(agent, BreakerState())

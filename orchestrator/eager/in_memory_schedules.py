@@ -11,6 +11,8 @@ from typing import Any
 from celery import Celery
 
 from orchestrator.agents.directory import Directory
+from orchestrator.core.checks.numbers import is_number
+from orchestrator.core.deliveries.outcome import Handled
 from orchestrator.core.errors import (
     InfrastructureError,
     InvalidPolicy,
@@ -18,24 +20,23 @@ from orchestrator.core.errors import (
     ScheduleExists,
     UnknownSchedule,
 )
-from orchestrator.core.numbers import is_number
-from orchestrator.core.outcome import Handled
-from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_fault import ScheduleFault
-from orchestrator.core.schedule_json import encode_definition
-from orchestrator.core.schedule_rule import begin, decide, outcome, refused, update
-from orchestrator.core.schedule_state import Decision, Fire, ScheduleState
-from orchestrator.core.schedule_values import AgentRecipient, Overlap
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.definition_json import encode_definition
+from orchestrator.core.schedules.rule import begin, decide, outcome, refused, update
+from orchestrator.core.schedules.state import Decision, Fire, ScheduleState
+from orchestrator.core.schedules.triggers import Foreign, SteppedTimes, Times
+from orchestrator.core.schedules.values import AgentRecipient, Overlap
 from orchestrator.core.settings import Settings
-from orchestrator.core.triggers import Foreign, SteppedTimes, Times
-from orchestrator.schedules.celery_schedules import NextAfter, next_after_of
-from orchestrator.schedules.fire_kinds import iso
-from orchestrator.schedules.fire_writer import FireWriter
-from orchestrator.schedules.firing import BoundSchedule
+from orchestrator.schedules.declared.celery_schedules import NextAfter, next_after_of
+from orchestrator.schedules.declared.entry_recipients import EntryRecipients
+from orchestrator.schedules.declared.static_schedules import checked, schedules_of_agent, with_names
+from orchestrator.schedules.firing.fire_kinds import iso
+from orchestrator.schedules.firing.fire_writer import FireWriter
+from orchestrator.schedules.firing.one_pass import BoundSchedule
 from orchestrator.schedules.history import HistoryEntry
-from orchestrator.schedules.static_schedules import checked, schedules_of_agent, with_names
-from orchestrator.schedules.stored import StoredSchedule
-from orchestrator.schedules.stored_state import counts_of, fields_of
+from orchestrator.schedules.redis.stored import StoredSchedule
+from orchestrator.schedules.redis.stored_state import counts_of, fields_of
 from orchestrator.sending.backend import Backend
 
 _TOTALS = {"d": "due", "f": "fired", "c": "coalesced", "m": "missed", "k": "skipped"}
@@ -45,7 +46,7 @@ _LONGEST_S = 3_153_600_000
 
 
 @dataclass(slots=True)
-class _Held:
+class _Known:
     definition: ScheduleDefinition
     state: ScheduleState
     owner: str = ""
@@ -63,7 +64,7 @@ class InMemorySchedules:
         self._backend = backend
         self._writer = FireWriter(app, directory, settings.redact)
         self._now_ms = int(time.time() * 1000)
-        self._held: dict[str, _Held] = {}
+        self._known: dict[str, _Known] = {}
         self._history: list[HistoryEntry] = []
         self._ledger: Counter[str] = Counter()
         self._has_declared = False
@@ -81,9 +82,9 @@ class InMemorySchedules:
         until_ms, fired = self._now_ms + round(seconds * 1000), 0
         while True:
             due = [
-                (held.state.due_ms, id_)
-                for id_, held in self._held.items()
-                if held.state.due_ms is not None and (ids is None or id_ in ids)
+                (known.state.due_ms, id_)
+                for id_, known in self._known.items()
+                if known.state.due_ms is not None and (ids is None or id_ in ids)
             ]
             first = min(due, default=None)
             if first is None or first[0] > until_ms:
@@ -94,42 +95,42 @@ class InMemorySchedules:
         return fired
 
     def _decide(self, schedule_id: str) -> int:
-        held = self._held[schedule_id]
-        decision = decide(held.definition, held.state, self._now_ms, self._times_of(held, held.state.next_ms))
+        known = self._known[schedule_id]
+        decision = decide(known.definition, known.state, self._now_ms, self._times_of(known, known.state.next_ms))
         if decision.fire is not None:
             try:
-                self._send(held, decision.fire)
+                self._send(known, decision.fire)
             except InfrastructureError as error:
                 reason = "breaker open" if type(error).__name__ == "CircuitOpen" else "mailbox full"
-                held.state = refused(held.state, reason, self._now_ms)
+                known.state = refused(known.state, reason, self._now_ms)
                 return 0
-        self._apply(schedule_id, held, decision)
-        if decision.fire is not None and schedule_id in self._held:
-            self._end(held, decision.fire.delivery_id)
+        self._apply(schedule_id, known, decision)
+        if decision.fire is not None and schedule_id in self._known:
+            self._end(known, decision.fire.delivery_id)
         return int(decision.fire is not None)
 
-    def _send(self, held: _Held, fire: Fire) -> None:
-        message = self._writer.outgoing(held.definition, fire.delivery_id, iso(fire.nominal_ms), fire.coalesced)
-        if held.bound is not None and held.bound.lazy is not None:
-            args, kwargs, _ = held.bound.lazy()
+    def _send(self, known: _Known, fire: Fire) -> None:
+        message = self._writer.outgoing(known.definition, fire.delivery_id, iso(fire.nominal_ms), fire.coalesced)
+        if known.bound is not None and known.bound.lazy is not None:
+            args, kwargs, _ = known.bound.lazy()
             message = replace(message, args=args, kwargs=kwargs)
         # A fire's outcome is its schedule's business, not that of who lets time pass.
         self._backend.send(message)
 
-    def _end(self, held: _Held, delivery: str) -> None:
-        definition = held.definition
+    def _end(self, known: _Known, delivery: str) -> None:
+        definition = known.definition
         if definition.overlap is Overlap.ALLOW and not definition.pause_on_failure:
             return
         ended = self._backend.outcome(delivery, 0.0)
         handled = isinstance(ended, Handled)
         self._apply(
-            definition.id, held, outcome(definition, held.state, delivery, is_handled=handled, now_ms=self._now_ms)
+            definition.id, known, outcome(definition, known.state, delivery, is_handled=handled, now_ms=self._now_ms)
         )
 
-    def _apply(self, schedule_id: str, held: _Held, decision: Decision) -> None:
-        held.state = decision.state
+    def _apply(self, schedule_id: str, known: _Known, decision: Decision) -> None:
+        known.state = decision.state
         for letter, by, reason in counts_of(decision):
-            held.counts[letter] += by
+            known.counts[letter] += by
             self._ledger[_TOTALS[letter]] += by
             if reason and letter in "mk":
                 self._ledger[f"{_TOTALS[letter]}: {reason}"] += by
@@ -149,9 +150,9 @@ class InMemorySchedules:
             )
         del self._history[: -self._settings.schedule_history]
 
-    def _times_of(self, held: _Held, from_ms: int | None) -> Times | None:
-        next_after = held.bound.next_after if held.bound is not None else None
-        return self._stepped(held.definition, self._now_ms if from_ms is None else from_ms, next_after)
+    def _times_of(self, known: _Known, from_ms: int | None) -> Times | None:
+        next_after = known.bound.next_after if known.bound is not None else None
+        return self._stepped(known.definition, self._now_ms if from_ms is None else from_ms, next_after)
 
     def _stepped(self, definition: ScheduleDefinition, from_ms: int, next_after: NextAfter | None) -> Times | None:
         if not isinstance(definition.trigger, Foreign):
@@ -163,15 +164,18 @@ class InMemorySchedules:
         """Declare the schedules of agents and of ``beat_schedule``, as a beat does at its start."""
         if self._has_declared:
             return
-        self._has_declared = True
         static = [one for spec in self._directory.declared.values() for one in schedules_of_agent(spec)]
         static += checked(self._app, with_names(self._app.conf.beat_schedule or {}, self._app))
+        recipients = EntryRecipients(self._app, self._directory.messages(), self._settings.foreign_tasks)
+        if faults := [fault for one in static if (fault := recipients.fault(one.definition))]:
+            raise InvalidSchedule("", faults)
+        self._has_declared = True
         for one in static:
-            if one.definition.id not in self._held:
+            if one.definition.id not in self._known:
                 next_after = one.bound.next_after if one.bound is not None else None
                 owner = "a" if isinstance(one.definition.recipient, AgentRecipient) else "s"
                 self.add(one.definition, f"{owner}:{self._app.main or ''}", "keep", next_after)
-                self._held[one.definition.id].bound = one.bound
+                self._known[one.definition.id].bound = one.bound
 
     # -- see SchedulesBackend
 
@@ -182,7 +186,7 @@ class InMemorySchedules:
     def ids(self) -> Iterator[str]:
         """See :class:`SchedulesBackend`."""
         self._declare_static()
-        return iter(list(self._held))
+        return iter(list(self._known))
 
     def count(self) -> int:
         """See :class:`SchedulesBackend`."""
@@ -198,30 +202,30 @@ class InMemorySchedules:
         return []
 
     def _stored(self, schedule_id: str) -> StoredSchedule | None:
-        held = self._held.get(schedule_id)
-        if held is None:
+        known = self._known.get(schedule_id)
+        if known is None:
             return None
-        fields: dict[str, Any] = {**fields_of(held.state), **held.counts, "r": held.state.rev, "o": held.owner}
-        if held.state.next_ms is None:
+        fields: dict[str, Any] = {**fields_of(known.state), **known.counts, "r": known.state.rev, "o": known.owner}
+        if known.state.next_ms is None:
             fields["e"] = "its last time has passed"
         texts = {name: str(value) for name, value in fields.items() if value != ""}
-        return StoredSchedule(schedule_id, encode_definition(held.definition), texts, held.state.due_ms)
+        return StoredSchedule(schedule_id, encode_definition(known.definition), texts, known.state.due_ms)
 
     def existing(self, schedule_id: str) -> StoredSchedule:
         """See :class:`SchedulesBackend`."""
         (stored,) = self.read([schedule_id])
         if stored is None:
-            raise UnknownSchedule(schedule_id, self._held)
+            raise UnknownSchedule(schedule_id, self._known)
         return stored
 
     def of_owner(self, owner: str) -> list[str]:
         """See :class:`SchedulesBackend`."""
-        return sorted(schedule_id for schedule_id, held in self._held.items() if held.owner == owner)
+        return sorted(schedule_id for schedule_id, known in self._known.items() if known.owner == owner)
 
     def times(self, definition: ScheduleDefinition, from_ms: int) -> Times | None:
         """See :class:`SchedulesBackend`."""
-        held = self._held.get(definition.id)
-        bound = held.bound if held is not None else None
+        known = self._known.get(definition.id)
+        bound = known.bound if known is not None else None
         return self._stepped(definition, from_ms, bound.next_after if bound is not None else None)
 
     def add(
@@ -233,31 +237,31 @@ class InMemorySchedules:
         last_ms: int | None = None,
     ) -> None:
         """See :class:`SchedulesBackend`."""
-        held = self._held.get(definition.id)
-        if held is None:
-            if len(self._held) >= self._settings.schedules_most:
-                fault = ScheduleFault("schedules", f"{len(self._held)} of them", "at most schedules_most")
+        known = self._known.get(definition.id)
+        if known is None:
+            if len(self._known) >= self._settings.schedules_most:
+                fault = ScheduleFault("schedules", f"{len(self._known)} of them", "at most schedules_most")
                 raise InvalidSchedule(definition.id, [fault])
             times = self._stepped(definition, self._now_ms if last_ms is None else last_ms, next_after)
             state = begin(definition, self._now_ms, last_ms=last_ms, times=times)
-            self._held[definition.id] = _Held(definition, state, owner, BoundSchedule(next_after))
+            self._known[definition.id] = _Known(definition, state, owner, BoundSchedule(next_after))
             return
         if if_exists == "error":
             raise ScheduleExists(definition.id)
-        if if_exists == "keep" or held.definition == definition:
+        if if_exists == "keep" or known.definition == definition:
             return
-        from_ms = held.state.next_ms or self._now_ms
-        before, times = self._times_of(held, from_ms), self._stepped(definition, from_ms, next_after)
-        decision = update(held.definition, definition, held.state, self._now_ms, times_before=before, times=times)
-        held.definition, held.bound = definition, BoundSchedule(next_after)
-        self._apply(definition.id, held, decision)
+        from_ms = known.state.next_ms or self._now_ms
+        before, times = self._times_of(known, from_ms), self._stepped(definition, from_ms, next_after)
+        decision = update(known.definition, definition, known.state, self._now_ms, times_before=before, times=times)
+        known.definition, known.bound = definition, BoundSchedule(next_after)
+        self._apply(definition.id, known, decision)
 
     def change(self, schedule_id: str, decide_: Callable[[StoredSchedule, int], Decision | None]) -> bool:
         """See :class:`SchedulesBackend`."""
         decision = decide_(self.existing(schedule_id), self._now_ms)
         if decision is None:
             return False
-        self._apply(schedule_id, self._held[schedule_id], decision)
+        self._apply(schedule_id, self._known[schedule_id], decision)
         return True
 
     def is_declared_by(self, app_name: str) -> bool:
@@ -267,21 +271,21 @@ class InMemorySchedules:
     def remove(self, schedule_id: str) -> bool:
         """See :class:`SchedulesBackend`."""
         self._declare_static()
-        return self._held.pop(schedule_id, None) is not None
+        return self._known.pop(schedule_id, None) is not None
 
     def send(self, definition: ScheduleDefinition, decisions: Sequence[Decision]) -> None:
         """See :class:`SchedulesBackend`."""
-        held = self._held[definition.id]
+        known = self._known[definition.id]
         for number, decision in enumerate(decisions):
             if decision.fire is None:
                 continue
             try:
-                self._send(held, decision.fire)
+                self._send(known, decision.fire)
             except InfrastructureError as error:
                 if hasattr(error, "accepted"):
                     error.accepted = number
                 raise
-            self._apply(definition.id, held, replace(decision, state=held.state))
+            self._apply(definition.id, known, replace(decision, state=known.state))
 
     def history(self, schedule_id: str | None, count: int, before_ms: int | None = None) -> list[HistoryEntry]:
         """See :class:`SchedulesBackend`."""

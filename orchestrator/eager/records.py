@@ -1,4 +1,4 @@
-"""What Redis keeps of ended deliveries on a broker: outcomes, their records and the ledger; here for one process."""
+"""Records of ended deliveries in eager mode: outcomes, their records and the ledger, which Redis keeps on a broker."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.core.history import Attempt, outcome_record
-from orchestrator.core.outcome import Outcome, kind
-from orchestrator.core.supervision import Supervision
+from orchestrator.core.deliveries.history import Attempt, outcome_record
+from orchestrator.core.deliveries.outcome import Outcome, kind
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.sending.ledger import LedgerRow
 
 

@@ -8,13 +8,13 @@ from orchestrator.agents.directory import Directory
 from orchestrator.agents.singleton import DEPOSED, ELECTED, singleton_election, term_message
 from orchestrator.coordination.in_memory_named_leases import InMemoryNamedLeases
 from orchestrator.coordination.named_leases import Wanted
+from orchestrator.core.coordination.lease import Kind
+from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import LeaseHeld, LeaseTaken, OwnerGone
-from orchestrator.core.lease import Kind
-from orchestrator.core.term import Term
-from orchestrator.sending.agent_messages import build_agent_message
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.agent_messages import build_agent_message
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_options import CheckedOptions
-from orchestrator.worker.owner import Owner
+from orchestrator.worker.execution.owner import Owner
 
 
 class EagerSingletons:

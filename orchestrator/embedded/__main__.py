@@ -1,6 +1,7 @@
 """Run an embedded Redis server in the foreground: `python -m orchestrator.embedded --port 6379`."""
 
 import argparse
+import contextlib
 import os
 import select
 import signal
@@ -14,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from orchestrator.embedded.port_taken import EmbeddedServerError
+from orchestrator.embedded.port_taken import EmbeddedServerError, ServerEndedError
 from orchestrator.embedded.server import EmbeddedServer
 
 _SERVER_CHECK_S = 1.0
@@ -23,7 +24,11 @@ _MOST_LINGER_S = 60.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT. The exit code is 1 if the server cannot start, or ends by itself."""
+    """Serve until SIGTERM or SIGINT.
+
+    The exit code is 1 if the server cannot start, or ends by itself. If a signal ends the server, it ends this process,
+    too, so that a supervisor knows.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.embedded",
         description="Run a Redis server on loopback until SIGTERM or Ctrl-C.",
@@ -62,10 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     os.read(wakeups, 1)
                     _linger(server, options.linger_s, wakeups)
                     return 0
-            raise EmbeddedServerError(f"the server ended by itself: {server.last_words}")
+            raise ServerEndedError("by itself", server.exit_code or 0, server.last_words)
     except EmbeddedServerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, ServerEndedError) and error.exit_code < 0:
+            _end_by(-error.exit_code)
         return 1
+
+
+def _end_by(number: int) -> None:
+    with contextlib.suppress(OSError):
+        # SIGKILL has no handler.
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _linger_s(text: str) -> float:

@@ -19,7 +19,7 @@ from orchestrator.embedded.binary import find_server_binary
 from orchestrator.embedded.configuration import render_configuration
 from orchestrator.embedded.guard import CONFIGURATION_FILE, LOG_FILE
 from orchestrator.embedded.guard_link import GuardLink
-from orchestrator.embedded.port_taken import EmbeddedServerError, PortTakenError
+from orchestrator.embedded.port_taken import EmbeddedServerError, PortTakenError, ServerEndedError
 from orchestrator.embedded.ports import LOOPBACK, free_port
 
 _READY_TIMEOUT_S = 30.0
@@ -118,6 +118,11 @@ class EmbeddedServer:
     def is_running(self) -> bool:
         """Whether its process exists; a paused one does."""
         return self._link is not None and self._guarded().ask("state").pid is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of the server once it has ended; the negative of a signal that ended it."""
+        return self._guarded().ask("state").exit_code
 
     def start(self) -> Self:
         """Start the server; returns when it answers and has loaded the data in its directory.
@@ -243,16 +248,17 @@ class EmbeddedServer:
         said = self.log_path.read_bytes()[log_start_bytes:].decode(errors="replace")
         if "Address already in use" in said or "Failed listening on port" in said:
             return PortTakenError(f"cannot listen on {LOOPBACK}:{port}: is another server running there?")
-        return EmbeddedServerError(
-            f"the embedded Redis server ended at once (exit code {exit_code}): {_last_lines(said)}"
-        )
+        return ServerEndedError("at once", exit_code or 0, _last_lines(said))
 
 
 def _write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read: it holds the password."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(text)
+    try:
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(text)
+    except OSError as error:
+        raise EmbeddedServerError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _last_lines(log: str) -> str:

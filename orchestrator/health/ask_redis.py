@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from orchestrator.core.broker_url import masked, problem_of, quoted, scheme_of, servers
+from orchestrator.core.checks.broker_url import masked, problem_of, quoted, scheme_of, servers
 from orchestrator.core.keys import Keys
 
 
@@ -47,7 +47,7 @@ class OverdueSchedules:
 
 
 def overdue_schedules(timeout_s: float) -> OverdueSchedules:
-    """What is due, and who schedules. Raises as :func:`last_sweep`."""
+    """The due schedules, and the scheduler. Raises as :func:`last_sweep`."""
     url, prefix = _broker()
     keys = Keys(prefix)
     commands: list[tuple[str, ...]] = [
@@ -72,7 +72,7 @@ def overdue_schedules(timeout_s: float) -> OverdueSchedules:
 
 
 def late_s() -> float:
-    """How late a schedule may be.
+    """The seconds by which a schedule may be late.
 
     Raises:
         BadAddress: the setting is no number.

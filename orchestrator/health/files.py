@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.named_files import naming
+
 #: Environment variable that names the directory. Workers and probes both read it, so it cannot be a profile's setting.
 DIRECTORY_VARIABLE = "ORCHESTRATOR_HEALTH_DIR"
 
@@ -98,7 +100,7 @@ def write(folder: Path, vitals: Mapping[str, Any]) -> None:
     fresh = folder / f"{pid}.tmp"
     fresh.unlink(missing_ok=True)
     # Exclusive, so that nothing that another user has put there (a pipe, a link) is written to.
-    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+    with naming(fresh), os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         file.write(json.dumps({**vitals, "pid": pid, "born": born(pid)}))
     fresh.replace(folder / f"{pid}{_SUFFIX}")
 

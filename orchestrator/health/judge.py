@@ -65,9 +65,18 @@ def readiness(vitals: Mapping[str, Any], now_s: float) -> Verdict:
     if vitals["not_polling_s"] > vitals["stuck_s"]:
         return Exit.UNHEALTHY, f"has asked for no messages for {vitals['not_polling_s']:.0f} s"
     overdue_s = max(SWEEP_OVERDUE_S, 3 * vitals["sweep_stale_s"])
-    if vitals["sweep_age_s"] is None or vitals["sweep_age_s"] > overdue_s:
-        return Exit.UNHEALTHY, "dead workers are not found: no sweep " + _age(vitals["sweep_age_s"])
-    return Exit.HEALTHY, f"alive, consuming, swept {vitals['sweep_age_s']:.1f} s ago"
+    age_s = vitals["sweep_age_s"]
+    if age_s is None:
+        return Exit.UNHEALTHY, (
+            "waits for the first sweep, which finds dead workers: the monitor manager sweeps when beat runs, "
+            f"and else a worker, about {vitals['sweep_stale_s']:g} s after its start"
+        )
+    if age_s > overdue_s:
+        return (
+            Exit.UNHEALTHY,
+            f"dead workers are not found: the last sweep was {age_s:.0f} s ago; allowed: {overdue_s:g}",
+        )
+    return Exit.HEALTHY, f"alive, consuming, swept {age_s:.1f} s ago"
 
 
 def sweeps(at_ms: int | None, by: str, manager: str, now_ms: int) -> Verdict:
@@ -76,7 +85,7 @@ def sweeps(at_ms: int | None, by: str, manager: str, now_ms: int) -> Verdict:
         return Exit.UNHEALTHY, "there was no sweep yet"
     age_s = (now_ms - at_ms) / 1000
     if age_s > SWEEP_OVERDUE_S:
-        return Exit.UNHEALTHY, f"no sweep {_age(age_s)}"
+        return Exit.UNHEALTHY, f"no sweep for {age_s:.0f} s"
     if by != manager:
         return Exit.UNHEALTHY, f"{by} sweeps unasked: no beat runs, or no worker consumes {manager}"
     return Exit.HEALTHY, f"swept {age_s:.1f} s ago"
@@ -84,10 +93,6 @@ def sweeps(at_ms: int | None, by: str, manager: str, now_ms: int) -> Verdict:
 
 def _is_away(vitals: Mapping[str, Any]) -> bool:
     return bool(vitals.get("away")) or vitals.get("beat_age_s", 0) > SWEEP_OVERDUE_S
-
-
-def _age(age_s: float | None) -> str:
-    return "yet" if age_s is None else f"for {age_s:.0f} s"
 
 
 def schedules(found: OverdueSchedules, late_s: float) -> Verdict:

@@ -1,1 +1,1 @@
-"""What the monitor manager does now and then: sweeps, retention, checks."""
+"""The monitor manager's work: sweeps, retention, checks."""

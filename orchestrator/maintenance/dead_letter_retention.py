@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from orchestrator.core.settings import Settings
-from orchestrator.maintenance.dead_letters import RetentionPolicy
+from orchestrator.deadletters.log import DeadLetters
+from orchestrator.maintenance.dead_letters import MaintenanceResult, RetentionPolicy, run_maintenance
 
 CHORE = "orchestrator.dead-letter-maintenance"
+
+
+def maintain_dead_letters(log: DeadLetters, settings: Settings) -> MaintenanceResult:
+    """Replay, park, expire and trim dead letters, as the settings say.
+
+    Raises:
+        BrokerUnavailable: Redis is away; the next run continues from here.
+    """
+    return run_maintenance(log, retention_policy_of(settings))
 
 
 def retention_policy_of(settings: Settings) -> RetentionPolicy:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
 
+from orchestrator.core.deliveries.outcome import Reason
 from orchestrator.core.errors import RunEnded
 from orchestrator.core.log import get_logger
-from orchestrator.core.outcome import Reason
 from orchestrator.core.plural import counted
 from orchestrator.core.times import age
 from orchestrator.deadletters.log import DeadLetters
@@ -32,7 +32,7 @@ _MAX_POSTPONE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """How long and how many letters are kept. ``auto_replays=0`` switches automatic replays off."""
+    """The retention of letters: for how long, and how many. ``auto_replays=0`` switches automatic replays off."""
 
     ttl_s: float = 86400.0
     max_count: int = 1_000_000

@@ -1,4 +1,4 @@
-"""What is due at a time: each sweep looks for timers that are due, and has the worker of each one's kind act on it."""
+"""Acts on timers that are due: each sweep looks for them, and calls the function of each one's kind."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _WORK_S: Final = 0.4
 
 
 class DueTimers:
-    """Acts on the timers of one app. ``workers`` has for each kind what is called with the rest of a timer's name.
+    """Acts on the timers of one app. ``workers`` has a function for each kind, called with the rest of a timer's name.
 
     A worker's script takes the timer out, once it is due. Sweepers may act on one at the same time.
     """
 
-    def __init__(self, store: Callable[[], Store], workers: Mapping[str, Callable[[str], None]]) -> None:
+    def __init__(self, store: Callable[[], Store], workers: Mapping[str, Callable[[str], object]]) -> None:
         self._open_store = store
         self._workers = workers
 
@@ -39,7 +39,9 @@ class DueTimers:
         store, until, done, left = self._open_store(), monotonic() + budget_s, 0, 0
         seen: set[str] = set()
         while monotonic() < until:
-            page = [raw.decode() for raw in store.run(*commands.due_timers(store.keys, skip=left, most=_PAGE))]
+            due = store.run(*commands.due_timers(store.keys, skip=left, most=_PAGE))
+            # What something else has written there is of no kind, and must not hold up the others.
+            page = [raw.decode(errors="replace") for raw in due]
             for timer in page:
                 if timer not in seen and self._act(timer):
                     done += 1

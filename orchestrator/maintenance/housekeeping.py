@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
+from orchestrator.core.forks import lazy_property
 from orchestrator.core.housekeeping import HOUSEKEEPING_MESSAGE
 from orchestrator.core.log import get_logger
+
+if TYPE_CHECKING:
+    from orchestrator.maintenance.manager import Manager
 
 logger = get_logger(__name__)
 
@@ -59,8 +63,15 @@ class Housekeeping(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        orchestrator = getattr(consumer.app, "orchestrator", None)
-        self._thread = None if orchestrator is None else HousekeepingThread(orchestrator.runtime.run_housekeeping)
+        self._orchestrator: Any = getattr(consumer.app, "orchestrator", None)
+        self._thread = None if self._orchestrator is None else HousekeepingThread(lambda: self._manager.run())
+
+    @lazy_property
+    def _manager(self) -> Manager:
+        # Made for the first message: other workers do not import it.
+        from orchestrator.maintenance.manager import Manager
+
+        return Manager(self._orchestrator.runtime)
 
     def start(self, consumer: Any) -> None:
         """Called on every (re)connection, after Celery has renewed its strategies."""

@@ -13,10 +13,10 @@ from celery.beat import ScheduleEntry
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
-from orchestrator.schedules.service import ScheduleService, scheduler_name
-from orchestrator.schedules.static_schedules import with_names
+from orchestrator.schedules.declared.static_schedules import with_names
+from orchestrator.schedules.firing.service import ScheduleService, scheduler_name
+from orchestrator.worker.bootsteps.consuming_thread import ConsumingThread
 from orchestrator.worker.configuration import SCHEDULER
-from orchestrator.worker.consuming_thread import ConsumingThread
 
 logger = get_logger(__name__)
 
@@ -99,7 +99,7 @@ class ScheduleInPlaceOfBeat(bootsteps.StartStopStep):
         super().__init__(consumer, **kwargs)
         orchestrator = getattr(consumer.app, "orchestrator", None)
         self._scheduler: SubstituteScheduler | None = None
-        if orchestrator is None or not orchestrator.runtime.supervised:
+        if orchestrator is None or not orchestrator.runtime.is_supervised:
             return
         stale_s = orchestrator.settings.scheduler_stale_s
         is_manager = HOUSEKEEPING_QUEUE in consumer.app.amqp.queues.consume_from

@@ -66,7 +66,7 @@ def _result(receiver: ast.expr, scope: Scope) -> ast.expr | None:
 
 
 def _confidence(sender: ast.expr, file: Survey) -> Confidence:
-    """How certain it is that the send or result `sender` is Celery's."""
+    """The certainty that the send or result `sender` is Celery's."""
     if _names_a_task(sender, file):
         return "certain"
     return "certain" if file.imports_celery and not _looks_foreign(sender) else "possible"

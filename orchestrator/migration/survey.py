@@ -22,7 +22,7 @@ _START: Position = (0, 0)
 
 @dataclass(slots=True)
 class Survey:
-    """What a file imports, declares and calls."""
+    """The imports, declarations and calls of a file."""
 
     imports_celery: bool = False
     tasks: set[str] = field(default_factory=set)

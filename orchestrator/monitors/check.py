@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.monitors.leak import LeakKind
 from orchestrator.monitors.redis_monitors import RedisMonitors
 
@@ -44,5 +43,5 @@ def _keys(monitors: RedisMonitors) -> list[str]:
             if session not in living and client.zscore(k.dying, session) is None:
                 found.append(f"{raw.decode()}: the inbox of a session that is gone")
     except OSError as error:
-        raise BrokerUnavailable(store.url, error) from error
+        raise store.failure(error) from error
     return found

@@ -16,7 +16,7 @@ from orchestrator.transport.redis.commands import Call
 
 @dataclass(frozen=True, slots=True)
 class DownSending:
-    """How scripts send DOWNs."""
+    """The parameters with which scripts send DOWNs."""
 
     #: The message, with places to fill in.
     template: str
@@ -65,12 +65,11 @@ def create(
         origin_text: the place itself, unless it is recorded already.
         call_id: the id of this call; a repeated call gets the same reply.
     """
-    k = keys
     names = [
-        *(k.monitors, k.monitor_counter, k.monitor_owners, k.monitor_targets, k.monitor_origins),
-        *(k.incarnation_counter, k.monitors_of(owner), k.down_supervision, k.monitor_answers),
+        *(keys.monitors, keys.monitor_counter, keys.monitor_owners, keys.monitor_targets, keys.monitor_origins),
+        *(keys.incarnation_counter, keys.monitors_of(owner), keys.down_supervision, keys.monitor_answers),
     ]
-    args = [*sending.args(k), owner, agent, counter, origin, origin_text, call_id]
+    args = [*sending.args(keys), owner, agent, counter, origin, origin_text, call_id]
     for one in wanted:
         args += [one.target, one.tag, str(len(one.incarnations)), *one.incarnations]
     return "create", names, args
@@ -92,9 +91,8 @@ def next_down(keys: Keys, session: str, arrived: str) -> Call:
 
 def owner_died(keys: Keys, owner: str, batch: int) -> Call:
     """Remove at most ``batch`` monitors of an owner that is gone."""
-    k = keys
-    names = [k.monitors, k.monitors_of(owner), k.downs(owner), k.monitor_owners, k.monitor_answers]
-    return "owner_died", names, [k.root, owner, batch]
+    names = [keys.monitors, keys.monitors_of(owner), keys.downs(owner), keys.monitor_owners, keys.monitor_answers]
+    return "owner_died", names, [keys.root, owner, batch]
 
 
 def target_died(keys: Keys, sending: DownSending, target: str, reason: str, batch: int) -> Call:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 
-from orchestrator.core.supervision import Supervision
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.transport.message_envelope import envelope
 
 #: A DOWN's message name, and the last part of its Celery task's.
@@ -13,7 +13,7 @@ DOWN = "Down"
 
 
 def supervision_json(supervision: Supervision) -> str:
-    """How an agent's DOWNs are supervised."""
+    """The supervision of an agent's DOWNs."""
     return json.dumps(supervision.to_wire())
 
 

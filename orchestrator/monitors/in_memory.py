@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from celery import Celery
 
 from orchestrator.agents.spec import AgentSpec
-from orchestrator.core.choices import check_bool
-from orchestrator.core.death import DeathReason
-from orchestrator.core.down import NOPROC, Down
+from orchestrator.core.checks.choices import check_bool
+from orchestrator.core.clock import now_ms
+from orchestrator.core.deliveries.death import DeathReason
+from orchestrator.core.deliveries.down import NOPROC, Down
 from orchestrator.core.errors import NoOwner, OwnerGone
 from orchestrator.monitors.entry import MonitorEntries, MonitorStats, Record, stats_of, write_tag
 from orchestrator.monitors.envelope import DOWN
@@ -23,13 +22,17 @@ from orchestrator.monitors.in_memory_session import InMemorySession
 from orchestrator.monitors.leak import Leak, LeakKind, Leaks
 from orchestrator.monitors.monitors import Monitors, Target, checked_ref, name_of
 from orchestrator.monitors.origin import OriginRecorder
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.celery.own_fields import INCARNATION, own_field
-from orchestrator.worker.owner import Owner, open_session
+from orchestrator.worker.execution.owner import Owner, attempt_here, owner_here
+from orchestrator.worker.execution.running_attempt import RunningAttempt, innermost
 
 #: The host part of an incarnation's id; eager mode has no processes.
 _NODE = "eager"
+
+#: The incarnation that runs the tasks of no agent.
+_TASKS = f"celery@{_NODE}#1"
 
 
 class InMemoryMonitors(Monitors):
@@ -63,12 +66,17 @@ class InMemoryMonitors(Monitors):
     def living(self) -> set[str]:
         """Ids of the living incarnations and open sessions."""
         agents = (self.incarnation(name) for name in self._agents() if name not in self._dead)
-        return {*agents, *self._sessions}
+        return {*agents, *self._sessions, _TASKS}
+
+    def is_dead(self, agent: str) -> bool:
+        """Whether an agent was declared dead, and not revived since."""
+        return agent in self._dead
 
     def declare_dead(self, target: Target, reason: str = "killed") -> None:
         """Declare an agent (or an incarnation, by id) dead; DOWNs are delivered before this returns.
 
-        It is dead for monitors until :meth:`revive`; messages to it are still handled.
+        Until :meth:`revive` it is down: calls and sends with ``when_down="error"`` raise ``AgentDown``, and
+        discoveries, distributions and broadcasts leave it out. Other messages to it are handled all the same.
         """
         name = name_of(target)
         agent = name.split("@", 1)[0] if "#" in name else name
@@ -109,25 +117,32 @@ class InMemoryMonitors(Monitors):
 
     def owner_here(self) -> Owner:
         """As in Redis; the owner of a handler is the agent's present incarnation."""
-        task: Any = self._app.current_task
-        if open_session.get() is None and task is not None and not own_field(task.request, INCARNATION):
-            agent = task.name.rpartition(".")[0]
-            if agent in self._agents():
-                return Owner(self.incarnation(agent), agent)
-        return super().owner_here()
+        owner = self._attempt_here()
+        if owner is None:
+            return owner_here()
+        if not owner.agent:
+            raise NoOwner
+        return owner
 
     def attempt_here(self, what: str) -> Owner:
-        """The owner of a lease, or ``what`` else, that is acquired here: an agent's attempt, or the session.
+        """The owner of a lease, or ``what`` else, that is acquired here: the attempt of a message, or the session.
 
         Raises:
-            NoOwner: no agent's handler runs and no session is open.
+            NoOwner: no session is open and no message is handled here.
         """
-        try:
-            owner = self.owner_here()
-        except NoOwner:
-            raise NoOwner(what) from None
-        request: Any = None if self._app.current_task is None or not owner.agent else self._app.current_task.request
-        return owner if request is None else replace(owner, entry=f"{request.id}-{request.retries}")
+        return self._attempt_here() or attempt_here(what)
+
+    def _attempt_here(self) -> Owner | None:
+        """The attempt that runs here inline."""
+        here = innermost()
+        if not isinstance(here, RunningAttempt) or here.has_ended or own_field(here.request, INCARNATION):
+            return None
+        if here.is_inherited():
+            return None
+        agent = here.task.name.rpartition(".")[0]
+        known = self.incarnation(agent) if agent in self._agents() else _TASKS
+        delivery = str(here.request.id)
+        return Owner(known, "" if known == _TASKS else agent, f"{delivery}-{here.request.retries}", delivery)
 
     def _create(self, owner: Owner, wanted: Sequence[tuple[str, str]]) -> list[int]:
         refs = []
@@ -139,9 +154,8 @@ class InMemoryMonitors(Monitors):
                 origin = self._origin_recorder.capture()
                 self._places[origin.name] = origin.text
                 incarnation = target if "#" in target else self.incarnation(target)
-                now_ms = round(time.time() * 1000)
                 record = Record(
-                    *(next(self._numbers), owner.id, owner.agent, now_ms, tag, origin.name, target, (incarnation,))
+                    *(next(self._numbers), owner.id, owner.agent, now_ms(), tag, origin.name, target, (incarnation,))
                 )
                 self._count("created", 1)
                 if incarnation in alive:
@@ -212,9 +226,9 @@ class InMemoryMonitors(Monitors):
         """Monitors, oldest first."""
         wanted = None if tag is ... else write_tag(tag)
         with self._lock:
-            alive, now_ms = self.living(), round(time.time() * 1000)
+            alive, at_ms = self.living(), now_ms()
             found = [
-                record.entry(now_ms, self._places, alive)
+                record.entry(at_ms, self._places, alive)
                 for record in self._records.values()
                 if (owner is None or owner in (record.owner, record.agent))
                 and (target is None or target == record.target or target in record.incarnations)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from contextvars import Token
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.core.down import Down
+from orchestrator.core.deliveries.down import Down
 from orchestrator.core.errors import OwnerGone
 from orchestrator.monitors.monitors import Target
-from orchestrator.worker.owner import Owner, checked_wait, open_session
+from orchestrator.worker.execution.owner import OpenSession, Owner, checked_wait
 
 if TYPE_CHECKING:
     from orchestrator.monitors.in_memory import InMemoryMonitors
@@ -26,7 +25,8 @@ class InMemorySession:
         self._changed = threading.Condition()
         self._open = False
         self._id = ""
-        self._token: Token[Owner | None] | None = None
+        self._owner = Owner("")
+        self._block: OpenSession | None = None
 
     @property
     def id(self) -> str:
@@ -37,14 +37,15 @@ class InMemorySession:
         """Open it."""
         self._id = self._monitors.add_session(self)
         self._open = True
-        self._token = open_session.set(Owner(self._id))
+        self._owner = Owner(self._id)
+        self._block = OpenSession(self._owner)
         return self
 
     def __exit__(self, *error: object) -> None:
         """Close it."""
-        if self._token is not None:
-            open_session.reset(self._token)
-            self._token = None
+        if self._block is not None:
+            self._block.close()
+            self._block = None
         self.close()
 
     def close(self) -> None:
@@ -56,7 +57,8 @@ class InMemorySession:
 
     def monitor(self, target: Target, tag: Any = "") -> int:
         """Monitor on behalf of this session."""
-        return self._monitors.monitor(target, tag, owner=Owner(self._id))
+        self._owner.refuse_fork("monitor")
+        return self._monitors.monitor(target, tag, owner=self._owner)
 
     def put(self, down: Down) -> None:
         """Add a DOWN to its inbox."""
@@ -69,7 +71,9 @@ class InMemorySession:
 
         Raises:
             OwnerGone: it is closed.
+            NoOwner: this process is a fork of the one that has opened it.
         """
+        self._owner.refuse_fork("DOWN")
         until = time.monotonic() + checked_wait(timeout_s)
         with self._changed:
             while True:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class LeakKind(StrEnum):
-    """Why a monitor counts as a leak."""
+    """The reason why a monitor counts as a leak."""
 
     OWNER_GONE = "owner gone"
     TARGET_GONE = "target gone"
@@ -46,7 +46,7 @@ class Leak:
 
     @property
     def repair(self) -> str:
-        """How it is repaired."""
+        """The way in which it is repaired."""
         return REPAIRS[self.kind]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,12 +11,13 @@ from typing import Any, Protocol
 from celery import Celery
 
 from orchestrator.agents.agent import Agent
-from orchestrator.core.down import Down
+from orchestrator.core.deliveries.down import Down
 from orchestrator.core.errors import InfrastructureError, InvalidPolicy
 from orchestrator.core.log import get_logger
+from orchestrator.core.spelling.option_names import named_arguments
 from orchestrator.monitors.entry import MonitorEntries, MonitorStats, write_tag
 from orchestrator.monitors.leak import Leak, Leaks
-from orchestrator.worker.owner import Owner, owner_here
+from orchestrator.worker.execution.owner import Owner, owner_here
 
 logger = get_logger(__name__)
 
@@ -34,6 +36,7 @@ class Session(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
+@named_arguments
 class Monitors(ABC):
     """Monitors: the owner gets one DOWN when the target has died.
 
@@ -53,7 +56,7 @@ class Monitors(ABC):
         Raises:
             NoOwner: no handler runs here and no session is open.
         """
-        return owner_here(self._app)
+        return owner_here()
 
     def monitor(self, target: Target, tag: Any = "", *, owner: Owner | None = None) -> int:
         """Monitor a target; returns the monitor's ref. If the target is not alive its DOWN comes at once (``noproc``).
@@ -84,7 +87,7 @@ class Monitors(ABC):
         Raises:
             NoOwner, InvalidPolicy: as :meth:`monitor`.
         """
-        ref = None
+        ref, pid = None, os.getpid()
         try:
             ref = self.monitor(target, tag)
         except InfrastructureError as error:
@@ -92,7 +95,8 @@ class Monitors(ABC):
         try:
             yield ref
         finally:
-            if ref is not None:
+            # In a forked child, the block goes on in the parent.
+            if ref is not None and pid == os.getpid():
                 try:
                     self.demonitor(ref, flush=True)
                 except InfrastructureError as error:

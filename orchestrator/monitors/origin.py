@@ -1,4 +1,4 @@
-"""Where in the code a monitor was created: a few lines of stack, captured without building a traceback."""
+"""Captures where in the code a monitor was created: a few lines of stack, without building a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of the monitors in Redis share: the store, their scripts, and one way to report Redis' absence."""
+"""Shared by the parts of the monitors in Redis: the store, their scripts, and one way to report Redis' absence."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.forks import lazy_property
-from orchestrator.core.supervision import Supervision
 from orchestrator.monitors.commands import DownSending
 from orchestrator.monitors.envelope import supervision_json, template
 from orchestrator.transport.redis.command_connection import CommandConnection
@@ -43,7 +42,7 @@ class RedisMonitorCalls:
 
     @lazy_property
     def down_sending(self) -> DownSending:
-        """How scripts send DOWNs."""
+        """The parameters with which scripts send DOWNs."""
         return DownSending(template(), self.store.levels[1], supervision_json(Supervision(track=False)))
 
     def run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -63,4 +62,4 @@ class RedisMonitorCalls:
         try:
             return command()
         except (RedisError, OSError) as error:
-            raise BrokerUnavailable(self.store.url, error) from error
+            raise self.store.failure(error) from error

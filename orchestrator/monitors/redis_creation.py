@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
 
 from orchestrator.agents.spec import AgentSpec
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.errors import BrokerUnavailable, OwnerGone
 from orchestrator.core.forks import lazy_property
-from orchestrator.core.supervision import Supervision
 from orchestrator.monitors import commands
 from orchestrator.monitors.commands import WantedMonitor
 from orchestrator.monitors.envelope import DOWN, supervision_json
@@ -17,7 +17,7 @@ from orchestrator.monitors.redis_calls import BATCH, RedisMonitorCalls
 from orchestrator.monitors.targets import Targets
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.store import Store
-from orchestrator.worker.owner import Owner
+from orchestrator.worker.execution.owner import Owner
 
 #: Attempts at a batch; one fails only if an incarnation joins between the look-up of names and the script.
 _MAX_ATTEMPTS = 20

@@ -8,7 +8,7 @@ from uuid import uuid4
 from celery import Celery
 
 from orchestrator.agents.spec import AgentSpec
-from orchestrator.core.choices import check_bool
+from orchestrator.core.checks.choices import check_bool
 from orchestrator.core.clock import to_ms
 from orchestrator.core.settings import Settings
 from orchestrator.monitors import commands

@@ -39,7 +39,7 @@ class RedisMonitorReader(RedisMonitorCalls):
         return [record.entry(now_ms, origins, alive) for record in found]
 
     def _records(self, owner: str | None, target: str | None) -> Iterator[Record]:
-        k = self.store.keys
+        keys = self.store.keys
         client: Any = self.store.client
         for name, pages in ((owner, self.records_of_owner), (target, self.records_on_target)):
             if name is not None and "#" in name:
@@ -49,7 +49,7 @@ class RedisMonitorReader(RedisMonitorCalls):
                 return
         cursor: Any = 0
         while True:
-            cursor, page = self._call(partial(client.hscan, k.monitors, cursor, count=PAGE))
+            cursor, page = self._call(partial(client.hscan, keys.monitors, cursor, count=PAGE))
             for ref, raw in page.items():
                 if record := Record.parse(ref, raw):
                     yield record
@@ -92,12 +92,12 @@ class RedisMonitorReader(RedisMonitorCalls):
 
     def stats(self) -> MonitorStats:
         """Numbers of monitors, read in one transaction."""
-        k = self.store.keys
+        keys = self.store.keys
 
         def read() -> Any:
             with self.store.client.pipeline(transaction=True) as pipe:
-                pipe.hgetall(k.monitor_stats)
-                pipe.hlen(k.monitors)
+                pipe.hgetall(keys.monitor_stats)
+                pipe.hlen(keys.monitors)
                 return pipe.execute()
 
         raw, active = self._call(read)

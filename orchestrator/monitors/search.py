@@ -53,34 +53,34 @@ class LeakSearch:
         return self._proven
 
     def _search(self) -> Iterator[bool]:
-        m = self._monitors
-        k = m.store.keys
-        self._now_ms, self._origins = m.now_ms(), m.origins()
-        owners, targets = m.members(k.monitor_owners), m.members(k.monitor_targets)
+        monitors = self._monitors
+        keys = monitors.store.keys
+        self._now_ms, self._origins = monitors.now_ms(), monitors.origins()
+        owners, targets = monitors.members(keys.monitor_owners), monitors.members(keys.monitor_targets)
         if self._everywhere:
-            owners = sorted({*owners, *m.existing_sets(k.monitors_of(""))})
-            targets = sorted({*targets, *m.existing_sets(k.monitors_on(""))})
+            owners = sorted({*owners, *monitors.existing_sets(keys.monitors_of(""))})
+            targets = sorted({*targets, *monitors.existing_sets(keys.monitors_on(""))})
         for owner in owners:
             yield from self._owner(owner)
         for target in targets:
             yield from self._target(target)
-        for ref, raw in m.find_inconsistent():
+        for ref, raw in monitors.find_inconsistent():
             if ref:
                 self._half_written(ref, raw, "unreadable, or not in all the sets that should name it")
             else:
                 yield True
         candidates = list(self._candidates.values())
         for at in range(0, len(candidates), _JUDGED_PER_STEP):
-            self._proven += m.judge(candidates[at : at + _JUDGED_PER_STEP], age_s=self._age_s)
+            self._proven += monitors.judge(candidates[at : at + _JUDGED_PER_STEP], age_s=self._age_s)
             yield True
 
     def _owner(self, owner: str) -> Iterator[bool]:
-        m = self._monitors
-        alive = m.living()
+        monitors = self._monitors
+        alive = monitors.living()
         firsts: dict[tuple[str, str], Record] = {}
         named = f"monitors-of:{owner}"
         records = []
-        for number, (ref, raw) in enumerate(m.records_of_owner(owner)):
+        for number, (ref, raw) in enumerate(monitors.records_of_owner(owner)):
             record = Record.parse(ref, raw)
             if record is None or record.owner != owner:
                 self._half_written(ref, raw, f"{named} names it, and it is not there", named)
@@ -108,9 +108,9 @@ class LeakSearch:
         yield True
 
     def _target(self, target: str) -> Iterator[bool]:
-        m = self._monitors
+        monitors = self._monitors
         named = f"monitors-on:{target}"
-        for number, (ref, raw) in enumerate(m.records_on_target(target)):
+        for number, (ref, raw) in enumerate(monitors.records_on_target(target)):
             record = Record.parse(ref, raw)
             if record is None or target not in record.incarnations:
                 self._half_written(ref, raw, f"{named} names it, and it is not there", named)

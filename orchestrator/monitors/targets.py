@@ -1,4 +1,4 @@
-"""Which living incarnations host an agent."""
+"""Finds the living incarnations that host an agent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.transport.store import Store
 #: Seconds for which a look-up is used; the scripts notice incarnations that join or end meanwhile.
 _CACHE_S = 1.0
 
-#: The same while an incarnation has joined and not yet announced its agents.
+#: Seconds for which it is used while an incarnation has joined but not announced its agents yet.
 _CACHE_UNANNOUNCED_S = 0.05
 
 
@@ -47,12 +47,12 @@ class Targets:
 
     def _read(self) -> Hosts:
         client: Any = self._store.client
-        k = self._store.keys
-        counter = client.get(k.incarnation_counter) or b"0"
-        living = [raw.decode() for raw in client.zrange(k.leases, 0, -1)]
+        keys = self._store.keys
+        counter = client.get(keys.incarnation_counter) or b"0"
+        living = [raw.decode(errors="replace") for raw in client.zrange(keys.leases, 0, -1)]
         with client.pipeline(transaction=False) as pipe:
             for incarnation in living:
-                pipe.hget(k.incarnation(incarnation), "agents")
+                pipe.hget(keys.incarnation(incarnation), "agents")
             announced = pipe.execute() if living else []
         by_agent: dict[str, list[str]] = {}
         for incarnation, raw in zip(living, announced, strict=True):

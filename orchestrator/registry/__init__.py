@@ -1,1 +1,1 @@
-"""Which agents there are, and which incarnations host them."""
+"""The registry: agents, and the incarnations that host them."""

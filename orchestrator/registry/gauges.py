@@ -7,8 +7,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.breaker import Phase
-from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.admission.breaker import Phase
 from orchestrator.core.gauge import Gauge
 from orchestrator.registry.mailboxes import MailboxState, read_mailboxes
 from orchestrator.registry.registry import Registry
@@ -34,6 +33,11 @@ def read_gauges(store: Store, registry: Registry) -> Iterator[Gauge]:
     yield of_mailboxes("mailbox_delayed", "Messages that are not yet due.", lambda m: m.delayed)
     yield of_mailboxes("mailbox_held", "Messages that workers have claimed.", lambda m: m.held)
     yield of_mailboxes(
+        "mailbox_on_hold",
+        "Messages that wait in a mailbox on hold.",
+        lambda m: m.waiting + m.delayed if m.on_hold_for else 0,
+    )
+    yield of_mailboxes(
         "mailbox_oldest_waiting_seconds",
         "For how long the oldest waiting message has waited.",
         lambda m: m.oldest_waiting_s if m.waiting else 0.0,
@@ -52,7 +56,7 @@ def read_gauges(store: Store, registry: Registry) -> Iterator[Gauge]:
         runs: Any = store.client.hgetall(store.keys.open_runs)
         seconds, microseconds = store.client.time()
     except RedisError as error:
-        raise BrokerUnavailable(store.url, error) from error
+        raise store.failure(error) from error
     yield Gauge("dead_letters", "Dead letters, open and parked.", "", {"": letters})
     open_runs = {name.decode(): float(count) for name, count in runs.items()}
     yield Gauge("workflow_runs_open", "Runs of workflows that have not ended.", "workflow", open_runs)

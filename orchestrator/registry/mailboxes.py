@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.breaker import Phase
-from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.admission.breaker import Phase, shown
 from orchestrator.registry.registry import IncarnationEntry
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
@@ -38,12 +37,14 @@ class MailboxState:
     #: The mailbox' bound, and what happens to messages beyond it; ``None`` and empty if it has no bound.
     limit: int | None = None
     overflow: str = ""
-    #: State of the circuit breaker; ``None`` if there is none.
+    #: State of the circuit breaker, half-open also once its time is over; ``None`` if there is none.
     breaker: Phase | None = None
     #: Seconds until an open breaker lets a probe through.
     breaker_open_for_s: float = 0.0
     #: Why the breaker was isolated by hand; '' if it is not isolated.
     breaker_isolated: str = ""
+    #: The host for whose workers it is on hold (see ``orchestrator supervise``); '' if it is not.
+    on_hold_for: str = ""
     #: The living incarnations that consume from it.
     served_by: tuple[str, ...] = ()
 
@@ -66,7 +67,7 @@ def read_mailboxes(store: Store, incarnations: Iterable[IncarnationEntry]) -> li
     try:
         queues = sorted(store.client.smembers(store.keys.queues))
     except RedisError as error:
-        raise BrokerUnavailable(store.url, error) from error
+        raise store.failure(error) from error
     return list(read_some(store, queues, served))
 
 
@@ -83,8 +84,9 @@ def read_some(
         answer = store.run(*commands.mailbox_states(store.keys, store.levels, queues[at : at + _AT_ONCE]))
         # The script reads fewer mailboxes if messages are large.
         at += len(answer)
-        for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms, why, deferred, lanes in answer:
+        for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms, why, *further in answer:
             queue = raw.decode("utf-8", "replace")
+            deferred, lanes, hold = further
             yield MailboxState(
                 queue=queue,
                 waiting=waiting,
@@ -95,8 +97,9 @@ def read_some(
                 oldest_waiting_s=None if oldest_ms < 0 else oldest_ms / 1000,
                 limit=int(limit) if limit else None,
                 overflow=overflow.decode(),
-                breaker=Phase(phase.decode()) if phase else None,
+                breaker=shown(Phase(phase.decode()), open_ms) if phase else None,
                 breaker_open_for_s=open_ms / 1000,
                 breaker_isolated=why.decode("utf-8", "replace"),
+                on_hold_for=hold.decode("utf-8", "replace"),
                 served_by=tuple((served or {}).get(queue, ())),
             )

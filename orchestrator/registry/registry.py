@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from time import monotonic
 from typing import Any
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.bulkhead import Bulkhead
-from orchestrator.core.death import DeathReason
-from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.admission.bulkhead import Bulkhead
+from orchestrator.core.admission.declared_limits import Difference, Limits, differences
+from orchestrator.core.deliveries.death import DeathReason
+from orchestrator.core.errors import CallerError
 from orchestrator.core.keys import Keys
 from orchestrator.transport.store import Store
 
@@ -68,6 +70,8 @@ class IncarnationEntry:
     library_version: str = ""
     #: Load average of its host over the last minute.
     host_load: float = 0.0
+    #: The limits that each of its agents declares, if it declares any.
+    limits: Mapping[str, Limits] = field(default_factory=dict)
 
     @property
     def load(self) -> float:
@@ -131,15 +135,53 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _number(fields: dict[bytes, bytes], name: str) -> int:
-    return int(_text(fields, name) or 0)
+    return int(_seconds(fields, name))
+
+
+def _seconds(fields: dict[bytes, bytes], name: str) -> float:
+    try:
+        value = float(_text(fields, name) or 0)
+    except ValueError:
+        return 0.0
+    return value if isfinite(value) else 0.0
 
 
 def _messages(text: str) -> dict[str, tuple[str, ...]]:
     try:
-        loaded = json.loads(text)
-    except ValueError:
+        return {str(name): tuple(map(str, messages)) for name, messages in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
         return {}
-    return {str(name): tuple(map(str, messages)) for name, messages in loaded.items()}
+
+
+def _readable(raw: bytes) -> str:
+    """A text of Redis, whatever else has written there: one that is none of ours must not keep senders from sending."""
+    return raw.decode(errors="replace")
+
+
+def _described(name: str, raw: bytes) -> AgentEntry | None:
+    try:
+        described = json.loads(raw)
+        return AgentEntry(
+            name,
+            described["queue"],
+            tuple(described["messages"]),
+            described.get("policies", {}),
+            tuple(described.get("capabilities", ())),
+            tuple(described.get("idempotent", ())),
+            Bulkhead(*described["bulkhead"]) if "bulkhead" in described else None,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, CallerError):
+        return None
+
+
+def _limits(text: str) -> dict[str, Limits]:
+    try:
+        return {
+            str(agent): {str(policy): dict(fields) for policy, fields in policies.items()}
+            for agent, policies in json.loads(text).items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _described_agent(entry: AgentEntry) -> dict[str, Any]:
@@ -161,10 +203,10 @@ def _leases(client: Any, keys: Keys) -> Any:
     return pipeline.execute()
 
 
-def _described(client: Any, keys: Keys, leases: Iterable[tuple[bytes, float]], fields: Sequence[str] = ()) -> Any:
+def _fields_of(client: Any, keys: Keys, leases: Iterable[tuple[bytes, float]], fields: Sequence[str] = ()) -> Any:
     pipeline = client.pipeline(transaction=False)
     for raw_id, _ in leases:
-        key = keys.incarnation(raw_id.decode())
+        key = keys.incarnation(_readable(raw_id))
         if fields:
             pipeline.hmget(key, fields)
         else:
@@ -184,17 +226,23 @@ def _entry(name: str, fields: dict[bytes, bytes], age_s: float) -> IncarnationEn
         heartbeat_age_s=max(0.0, age_s),
         held=_number(fields, "held"),
         running=_number(fields, "running"),
-        oldest_running_s=float(_text(fields, "oldest_running_s", "0")),
-        last_poll_s=float(_text(fields, "last_poll_s", "0")),
-        not_polling_s=float(_text(fields, "not_polling_s", "0")),
+        oldest_running_s=_seconds(fields, "oldest_running_s"),
+        last_poll_s=_seconds(fields, "last_poll_s"),
+        not_polling_s=_seconds(fields, "not_polling_s"),
         messages=_messages(_text(fields, "messages", "{}")),
         pool=_text(fields, "pool"),
         concurrency=_number(fields, "concurrency"),
         has_heart=bool(_text(fields, "heart")),
         app_version=_text(fields, "app_version"),
         library_version=_text(fields, "library_version"),
-        host_load=float(_text(fields, "host_load", "0")),
+        host_load=_seconds(fields, "host_load"),
+        limits=_limits(_text(fields, "limits", "{}")),
     )
+
+
+def differing_limits(incarnations: Iterable[IncarnationEntry]) -> list[Difference]:
+    """The limits that these incarnations declare differently for one agent."""
+    return differences({i.id: {agent: i.limits.get(agent, {}) for agent in i.agents} for i in incarnations})
 
 
 class Registry:
@@ -226,16 +274,9 @@ class Registry:
     def _read_agents(self) -> dict[str, AgentEntry]:
         known = {}
         for raw_name, raw in self._call(lambda c, k: c.hgetall(k.agents)).items():
-            name, described = raw_name.decode(), json.loads(raw)
-            known[name] = AgentEntry(
-                name,
-                described["queue"],
-                tuple(described["messages"]),
-                described.get("policies", {}),
-                tuple(described.get("capabilities", ())),
-                tuple(described.get("idempotent", ())),
-                Bulkhead(*described["bulkhead"]) if "bulkhead" in described else None,
-            )
+            entry = _described(_readable(raw_name), raw)
+            if entry is not None:
+                known[entry.name] = entry
         return known
 
     def incarnations(self) -> list[IncarnationEntry]:
@@ -244,10 +285,10 @@ class Registry:
         entries = []
         for at in range(0, len(leases), _AT_ONCE):
             some = leases[at : at + _AT_ONCE]
-            described = self._call(lambda c, k, some=some: _described(c, k, some))
+            described = self._call(lambda c, k, some=some: _fields_of(c, k, some))
             for (raw_id, beat_ms), fields in zip(some, described, strict=True):
                 if fields and _text(fields, "kind") != "session":
-                    entries.append(_entry(raw_id.decode(), fields, now_s + now_us / 1e6 - beat_ms / 1000))
+                    entries.append(_entry(_readable(raw_id), fields, now_s + now_us / 1e6 - beat_ms / 1000))
         return sorted(entries, key=lambda e: e.id)
 
     def outdated(self, what: str = RELEASES_STEPS) -> list[OutdatedIncarnation]:
@@ -261,13 +302,13 @@ class Registry:
         leases, _ = self._call(_leases)
         for at in range(0, len(leases), _AT_ONCE):
             some = leases[at : at + _AT_ONCE]
-            known = self._call(lambda c, k, some=some: _described(c, k, some, _READ_OF_VERSION))
+            known = self._call(lambda c, k, some=some: _fields_of(c, k, some, _READ_OF_VERSION))
             for (raw_id, _), (kind, queues, version, *does) in zip(some, known, strict=True):
                 lacks = tuple(name for name, value in zip(_OF_VERSION, does, strict=True) if not value)
                 # Of a session, and of one that ends just now, there are no queues.
                 if lacks and kind != b"session" and queues is not None:
-                    queues_served = _names(queues.decode())
-                    yield OutdatedIncarnation(raw_id.decode(), (version or b"").decode(), queues_served, lacks)
+                    queues_served = _names(_readable(queues))
+                    yield OutdatedIncarnation(_readable(raw_id), _readable(version or b""), queues_served, lacks)
 
     def hosted(self, agent: str, queue: str) -> bool:
         """Whether a living incarnation hosts the agent, or with ``agent`` empty, consumes from the queue."""
@@ -282,13 +323,18 @@ class Registry:
         def described(client: Any, keys: Any) -> Any:
             with client.pipeline(transaction=False) as pipe:
                 for raw_id in leased:
-                    pipe.hget(keys.incarnation(raw_id.decode()), "agents" if agent else "queues")
+                    pipe.hget(keys.incarnation(_readable(raw_id)), "agents" if agent else "queues")
                 return pipe.execute()
 
         wanted = agent or queue
         known = zip(leased, self._call(described), strict=True)
-        found = (raw_id for raw_id, raw in known if raw is not None and wanted in _names(raw.decode()))
-        return next(found, b"").decode()
+        found = (raw_id for raw_id, raw in known if raw is not None and wanted in _names(_readable(raw)))
+        return _readable(next(found, b""))
+
+    def now_ms(self) -> int:
+        """Redis' time."""
+        now_s, now_us = self._call(lambda c, k: c.time())
+        return int(1000 * now_s + now_us // 1000)
 
     def deaths(self, limit: int = 100) -> list[Death]:
         """The last incarnations that ended, newest first."""
@@ -313,4 +359,4 @@ class Registry:
         try:
             return command(self._store.client, self._store.keys)
         except RedisError as error:
-            raise BrokerUnavailable(self._store.url, error) from error
+            raise self._store.failure(error) from error

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_state import Decision
-from orchestrator.core.triggers import Times
-from orchestrator.schedules.celery_schedules import NextAfter
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.state import Decision
+from orchestrator.core.schedules.triggers import Times
+from orchestrator.schedules.declared.celery_schedules import NextAfter
 from orchestrator.schedules.history import HistoryEntry
-from orchestrator.schedules.stored import StoredSchedule
+from orchestrator.schedules.redis.stored import StoredSchedule
 
 
 class SchedulesBackend(Protocol):
@@ -23,13 +23,13 @@ class SchedulesBackend(Protocol):
         """The ids of all schedules."""
 
     def count(self) -> int:
-        """How many schedules there are."""
+        """The number of schedules."""
 
     def read(self, ids: Sequence[str]) -> list[StoredSchedule | None]:
         """Schedules by their ids, in that order; ``None`` for one that does not exist."""
 
     def leftovers(self) -> list[StoredSchedule]:
-        """What was set aside and has no definition any more."""
+        """The schedules that were set aside and have no definition any more."""
 
     def existing(self, schedule_id: str) -> StoredSchedule:
         """A schedule.

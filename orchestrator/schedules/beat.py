@@ -13,8 +13,9 @@ from celery.exceptions import ImproperlyConfigured
 from orchestrator.core.errors import BrokerUnavailable, InvalidSchedule
 from orchestrator.core.log import get_logger
 from orchestrator.core.plural import counted
-from orchestrator.schedules.service import AWAY_S, ScheduleService, scheduler_name
-from orchestrator.schedules.static_schedules import with_names
+from orchestrator.schedules.declared.static_schedules import StaticSchedule, with_names
+from orchestrator.schedules.firing.failed_passes import AWAY_S
+from orchestrator.schedules.firing.service import ScheduleService, scheduler_name
 from orchestrator.transport.redis.refusals import may_pass
 from orchestrator.transport.transport import why_not_supervised
 
@@ -62,13 +63,22 @@ class OrchestratorScheduler(Scheduler):
             # In the order of Celery's persistent scheduler: to merge is to remove what is not in the setting.
             self.merge_inplace(self.app.conf.beat_schedule)
             self.install_default_entries(self.schedule)
-            self._runtime.redis.scheduling.check_entries(self.schedule)
+            self._check_recipients(self._runtime.redis.scheduling.check_entries(self.schedule))
         except InvalidSchedule as error:
             if click.get_current_context(silent=True) is None:
                 raise
             # The command ends with 2, and without Celery's traceback.
             logger.critical("%s", error)
             raise SystemExit(_USAGE) from None
+
+    def _check_recipients(self, static: list[StaticSchedule]) -> None:
+        try:
+            faults = self._runtime.redis.scheduling.mistaken(static)
+        except BrokerUnavailable:
+            # The first tick that finds Redis there leaves out what is a mistake.
+            return
+        if faults:
+            raise InvalidSchedule("", faults.values())
 
     # -- firing
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from orchestrator.core.cron_times import moments_of, skips
-from orchestrator.core.numbers import plain
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_options import to_datetime, to_epoch_ms
-from orchestrator.core.schedule_state import Fate
-from orchestrator.core.schedule_times import ScheduleTimes
-from orchestrator.core.triggers import Cron, Times
-from orchestrator.core.zones import EPOCH_ORDINAL, changes
+from orchestrator.core.checks.numbers import plain
+from orchestrator.core.schedules.cron_times import moments_of, skips
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.nominal_times import ScheduleTimes
+from orchestrator.core.schedules.options import to_datetime, to_epoch_ms
+from orchestrator.core.schedules.state import Fate
+from orchestrator.core.schedules.triggers import Cron, Times
+from orchestrator.core.schedules.zones import EPOCH_ORDINAL, changes
 from orchestrator.schedules.history import HistoryEntry
 from orchestrator.schedules.info import ScheduleInfo
 
@@ -53,7 +53,7 @@ def moments(at: datetime, tz: str) -> tuple[list[int], str]:
 def explain(
     info: ScheduleInfo, at: datetime, history: Sequence[HistoryEntry], now_ms: int, times: Times | None = None
 ) -> list[str]:
-    """What became of a schedule's time at a moment, or what will, in lines. ``times``: of a foreign trigger."""
+    """An explanation, in lines, of a schedule's time at a moment. ``times``: of a foreign trigger."""
     definition = info.definition
     if definition is None or info.broken:
         return [f"set aside: {info.broken}"]
@@ -74,7 +74,7 @@ def _at_moment(
     times: Times | None,
 ) -> list[str]:
     tz = zone_of(definition)
-    # Who asks for a minute means all of it.
+    # A time without seconds means the whole minute.
     end_ms = at_ms + _MINUTE_MS - 1 if at_ms % _MINUTE_MS == 0 else at_ms
     window = ScheduleTimes(definition, info.state, times, is_whole=True)
     nominal_ms = window.following(at_ms - 1)
@@ -119,7 +119,7 @@ def _to_come(info: ScheduleInfo, window: ScheduleTimes, nominal_ms: int, now_ms:
 
 
 def _past(entry: HistoryEntry, tz: str) -> str:
-    """What became of the times of an entry."""
+    """The ends of an entry's times, in words."""
     span = _shown(entry.first_ms, tz)
     if entry.last_ms != entry.first_ms:
         span += f" to {_shown(entry.last_ms, tz)} ({entry.count} times)"

@@ -1,4 +1,4 @@
-"""What became of a schedule's nominal times, as the history has it."""
+"""The history of a schedule's nominal times."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from orchestrator.core.schedule_options import to_datetime
-from orchestrator.core.schedule_state import Fate
+from orchestrator.core.schedules.options import to_datetime
+from orchestrator.core.schedules.state import Fate
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """What became of one nominal time, or of several in a row."""
+    """An entry of the history: the end of one nominal time, or of several in a row."""
 
     schedule: str
     fate: Fate
@@ -33,7 +33,7 @@ class HistoryEntry:
 
     @property
     def at(self) -> datetime:
-        """When it was decided."""
+        """The time of the decision."""
         return to_datetime(self.at_ms)
 
 

@@ -58,7 +58,7 @@ class HousekeepingMessage:
 
 
 class HousekeepingRounds:
-    """When a scheduler that has the turn starts the next round of housekeeping, and with which message."""
+    """Times the rounds of housekeeping that a scheduler with the turn starts, and writes their messages."""
 
     def __init__(self, interval_s: float, channel: Callable[[], PublishingChannel]) -> None:
         self._interval_s = interval_s

@@ -1,4 +1,4 @@
-"""What is known of a schedule: its definition, its state, its counts."""
+"""The description of a schedule: its definition, its state, its counts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from orchestrator.core.errors import InvalidSchedule
-from orchestrator.core.masked_repr import summary
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_options import to_datetime
-from orchestrator.core.schedule_state import Counts, ScheduleState
-from orchestrator.core.schedule_values import Source
-from orchestrator.schedules.stored import StoredSchedule
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.options import to_datetime
+from orchestrator.core.schedules.state import Counts, ScheduleState
+from orchestrator.core.schedules.values import Source
+from orchestrator.core.secrets.masked_repr import summary
+from orchestrator.schedules.redis.stored import StoredSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class ScheduleInfo:
 
 
 def info_of(stored: StoredSchedule) -> ScheduleInfo:
-    """What is known of a stored schedule."""
+    """The description of a stored schedule."""
     broken = stored.broken
     try:
         definition: ScheduleDefinition | None = stored.definition()

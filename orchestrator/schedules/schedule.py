@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Unpack
 
-from orchestrator.core import schedule_plan
-from orchestrator.core.choices import check_bool
+from orchestrator.core.checks.choices import check_bool
 from orchestrator.core.errors import CallerError
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_options import ScheduleOptions, to_datetime, to_epoch_ms
-from orchestrator.core.schedule_rule import pause, resume
-from orchestrator.core.schedule_state import Decision
-from orchestrator.core.triggers import Foreign, SteppedTimes, Times
+from orchestrator.core.schedules import plan as schedule_plan
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.options import ScheduleOptions, to_datetime, to_epoch_ms
+from orchestrator.core.schedules.rule import pause, resume
+from orchestrator.core.schedules.state import Decision
+from orchestrator.core.schedules.triggers import Foreign, SteppedTimes, Times
 from orchestrator.schedules.backend import SchedulesBackend
 from orchestrator.schedules.explain import explain
 from orchestrator.schedules.history import HistoryEntry
 from orchestrator.schedules.info import ScheduleInfo, info_of
-from orchestrator.schedules.stored import StoredSchedule
+from orchestrator.schedules.redis.stored import StoredSchedule
 
 #: Messages that one call of a backfill accepts.
 _BACKFILLED_AT_ONCE = 100
@@ -169,11 +169,11 @@ class Schedule:
         return [to_datetime(nominal_ms, tz) for nominal_ms, _ in found]
 
     def history(self, count: int = 20) -> list[HistoryEntry]:
-        """What became of its last nominal times, the newest first. It has as much as ``schedule_history`` keeps."""
+        """The ends of its last nominal times, the newest first; as many as ``schedule_history`` keeps."""
         return self._backend().history(self.id, count)
 
     def explain(self, at: datetime | None = None, *, history: int = 1000) -> list[str]:
-        """What became of its time at a moment, or what will, in lines; without ``at``, of its next time.
+        """An explanation, in lines, of its time at a moment, past or future; without ``at``, of its next time.
 
         A moment without a zone is by the clock of the schedule's zone. ``history`` is how many entries are looked at.
 

@@ -8,21 +8,21 @@ from typing import Any, Final, Literal, Unpack
 from celery import Celery, Task
 from celery.canvas import Signature
 
+from orchestrator.core.checks.numbers import is_whole_number
+from orchestrator.core.checks.text import is_text
 from orchestrator.core.errors import CallerError, InvalidPolicy, InvalidSchedule
 from orchestrator.core.message import Message, encode, message_name
-from orchestrator.core.numbers import is_whole_number
-from orchestrator.core.schedule_checks import id_faults
-from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_fault import ScheduleFault
-from orchestrator.core.schedule_options import ScheduleOptions, define, to_datetime
-from orchestrator.core.schedule_values import AgentRecipient, Recipient, Source, TaskRecipient
-from orchestrator.core.text import is_text
-from orchestrator.core.triggers import Cron, Interval, Once, Trigger
+from orchestrator.core.schedules.checks import id_faults
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.options import ScheduleOptions, define, to_datetime
+from orchestrator.core.schedules.triggers import Cron, Interval, Once, Trigger
+from orchestrator.core.schedules.values import AgentRecipient, Recipient, Source, TaskRecipient
 from orchestrator.schedules.backend import SchedulesBackend
-from orchestrator.schedules.celery_schedules import NextAfter, trigger_of
+from orchestrator.schedules.declared.celery_schedules import NextAfter, trigger_of
 from orchestrator.schedules.history import HistoryEntry
 from orchestrator.schedules.info import ScheduleInfo, info_of
-from orchestrator.schedules.owned import OwnedSchedules
+from orchestrator.schedules.redis.owned import OwnedSchedules
 from orchestrator.schedules.schedule import Schedule, refuse_declared
 
 IfExists = Literal["error", "replace", "keep"]
@@ -156,7 +156,7 @@ class Schedules(Mapping[str, Schedule]):
         return iter(dict.fromkeys(self._backend().ids()))
 
     def __len__(self) -> int:
-        """How many schedules there are."""
+        """The number of schedules."""
         return self._backend().count()
 
     def infos(self) -> Iterator[ScheduleInfo]:
@@ -180,7 +180,7 @@ class Schedules(Mapping[str, Schedule]):
         return self[schedule_id].info()
 
     def history(self, count: int = 20, *, before_ms: int | None = None) -> list[HistoryEntry]:
-        """What became of the last nominal times of all schedules, the newest first."""
+        """The ends of the last nominal times of all schedules, the newest first."""
         return self._backend().history(None, count, before_ms)
 
     def now_ms(self) -> int:
@@ -249,9 +249,11 @@ def _recipient(recipient: Any, message: Message | None) -> Recipient:
             raise InvalidPolicy("message", message, "nothing, when a Celery signature is sent")
         options = {name: value for name, value in recipient.options.items() if value is not None}
         return TaskRecipient(recipient.task, tuple(recipient.args), dict(recipient.kwargs), options)
-    name = recipient if isinstance(recipient, str) else getattr(recipient, "name", None)
+    # A workflow has a name too, but is no class.
+    name = getattr(recipient, "name", None) if isinstance(recipient, type) else recipient
     if not isinstance(name, str):
-        raise InvalidPolicy("recipient", recipient, "an agent's name, an Agent class, or a Celery signature")
+        allowed = "an agent's name, an Agent class, or a Celery signature; a workflow is started by an agent's handler"
+        raise InvalidPolicy("recipient", recipient, allowed)
     if not isinstance(message, Message):
         raise InvalidPolicy("message", message, "an instance of a Message class")
     return AgentRecipient(name, message_name(type(message)), encode(message))
@@ -259,26 +261,25 @@ def _recipient(recipient: Any, message: Message | None) -> Recipient:
 
 def _options_of(definition: ScheduleDefinition) -> dict[str, Any]:
     """The options that make a definition."""
-    d = definition
     options: dict[str, Any] = {
-        "start": None if d.start_ms is None else to_datetime(d.start_ms),
-        "end": None if d.end_ms is None else to_datetime(d.end_ms),
-        "max_runs": d.max_runs,
-        "jitter_s": d.jitter_s,
-        "misfire": d.misfire,
-        "misfire_grace_s": d.misfire_grace_s,
-        "overlap": d.overlap,
-        "pause_on_failure": d.pause_on_failure,
-        "metadata": dict(d.metadata) or None,
+        "start": None if definition.start_ms is None else to_datetime(definition.start_ms),
+        "end": None if definition.end_ms is None else to_datetime(definition.end_ms),
+        "max_runs": definition.max_runs,
+        "jitter_s": definition.jitter_s,
+        "misfire": definition.misfire,
+        "misfire_grace_s": definition.misfire_grace_s,
+        "overlap": definition.overlap,
+        "pause_on_failure": definition.pause_on_failure,
+        "metadata": dict(definition.metadata) or None,
     }
-    match d.trigger:
+    match definition.trigger:
         case Cron(expression, tz, gap, fold):
             options |= {"cron": expression, "tz": tz, "dst_gap": gap, "dst_fold": fold}
         case Interval(every_ms):
             options["every_s"] = every_ms / 1000
         case Once(at_ms):
             options["at"] = to_datetime(at_ms)
-    policy = d.policy
+    policy = definition.policy
     for name in ("retry", "on_error", "timeout_s", "deadline_s", "expires_s", "priority", "when_down"):
         options[name] = getattr(policy, name)
     options["dead_letter_expired"] = policy.dead_letter_expired

@@ -1,1 +1,1 @@
-"""The sender's side: one door out, the delivery it returns, and the ledger that proves nothing is lost."""
+"""The sender's side: sends and calls, the deliveries that they return, and the ledger that proves that none is lost."""

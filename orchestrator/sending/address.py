@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from kombu import Queue
 
-from orchestrator.core.bulkhead import Bulkhead
-from orchestrator.core.effective import Effective
-from orchestrator.core.timeouts import Timeouts
+from orchestrator.core.admission.bulkhead import Bulkhead
+from orchestrator.core.policies.effective import Effective
+from orchestrator.core.policies.timeouts import Timeouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Address:
     bulkhead: Bulkhead | None = None
 
 
-class Directory(Protocol):
-    """Looks up the agents, and the timeouts of tasks."""
+class Addresses(Protocol):
+    """Looks up addresses, and the timeouts of tasks."""
 
     timeouts: Timeouts
 
@@ -41,6 +41,10 @@ class Directory(Protocol):
             UnknownAgent: the agent is neither declared here nor announced.
             UnknownMessage: the agent does not handle the message.
         """
+
+
+class Directory(Addresses, Protocol):
+    """Looks up the agents."""
 
     def offering(self, message: str, needs: Collection[str]) -> list[Address]:
         """The addresses of a message at the known agents that handle it and offer all that is needed, by their names.

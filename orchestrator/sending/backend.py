@@ -7,17 +7,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orchestrator.core.outcome import Outcome
+from orchestrator.core.deliveries.outcome import Outcome
 from orchestrator.sending.broadcast import BroadcastRequest, Refusal
+from orchestrator.sending.calls.inbox import Inbox
+from orchestrator.sending.calls.stale import StaleReplies
 from orchestrator.sending.delivery import Tracker
-from orchestrator.sending.inbox import Inbox
-from orchestrator.sending.outgoing_message import OutgoingMessage
-from orchestrator.sending.stale import StaleReplies
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """What became of an outgoing message."""
+    """The result of a send."""
 
     #: The delivery's id; that of an earlier delivery, if its idempotency key was taken.
     id: str
@@ -67,7 +67,7 @@ class Backend(Protocol):
         """Accept the copies of a broadcast; returns the refused ones by place (see :func:`publish_broadcast`)."""
 
     def inbox(self, inbox_id: str) -> Inbox:
-        """What an asker waits for."""
+        """The inbox in which an asker waits."""
 
     def waiting(self, request: OutgoingMessage, *, raises: bool) -> AbstractContextManager[None]:
         """Around what waits for the reply to a request.

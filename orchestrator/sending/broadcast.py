@@ -14,14 +14,15 @@ from celery.utils import uuid
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from orchestrator.core.choices import check_choice
+from orchestrator.core.checks.choices import check_choice
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy, MessageTooLarge
-from orchestrator.core.supervision import Supervision
-from orchestrator.sending.message_template import MessageTemplate, around_agent, encode, write_template
-from orchestrator.sending.message_texts import reprs_of
-from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.sending.messages.message_template import MessageTemplate, around_agent, write_template
+from orchestrator.sending.messages.message_texts import reprs_of
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import headers_of, library_errors, producer_of
 from orchestrator.transport.admission.publish_dedup import publishes_now
+from orchestrator.transport.json_text import encode
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import Call
@@ -45,7 +46,7 @@ _GROUP_MS: Final = 30 * 24 * 3600 * 1000
 
 
 class Strategy(StrEnum):
-    """When a broadcast counts as sent."""
+    """The condition under which a broadcast counts as sent."""
 
     ALL_OR_NOTHING = "all_or_nothing"
     BEST_EFFORT = "best_effort"
@@ -53,7 +54,7 @@ class Strategy(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a recipient's copy was not sent."""
+    """The reason why a recipient's copy was not sent."""
 
     #: No living worker serves its mailbox.
     DOWN = "down"
@@ -138,7 +139,7 @@ def publish_broadcast(
             numbers = [templates.number(copy, batch) for copy in request.copies]
             members = [_member(undo, message, batch) for message in request.compensations]
     except BatchPublishError as error:
-        raise BrokerUnavailable(store.url, error) from error
+        raise store.failure(error) from error
     nonce = secrets.token_hex(16)
     slots = {name: f'"@{nonce}:{name}@"' for name in ("id", "agent", "task", "queue")}
     texts = [template.render(**slots) for template in undo.templates]
@@ -301,5 +302,5 @@ def new_broadcast_request(
 
 
 def refused_by_name(request: BroadcastRequest, refused: Mapping[int, Refusal]) -> dict[str, str]:
-    """Why a recipient was refused, by the recipient's name."""
+    """The reason why a recipient was refused, by the recipient's name."""
     return {request.copies[place].supervision.agent: why.value for place, why in refused.items()}

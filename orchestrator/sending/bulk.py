@@ -9,11 +9,12 @@ from typing import Any, Final
 from celery import Celery, signals
 from pydantic_core import to_json
 
-from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
-from orchestrator.sending.message_template import MessageTemplate, encode, write_template
-from orchestrator.sending.message_texts import arguments_text, hidden_in, reprs_of
-from orchestrator.sending.outgoing_message import OutgoingMessage
-from orchestrator.sending.publish import headers_of, library_errors, producer_of, publish
+from orchestrator.core.errors import CircuitOpen, MailboxFull
+from orchestrator.sending.messages.message_template import MessageTemplate, write_template
+from orchestrator.sending.messages.message_texts import arguments_text, hidden_in, reprs_of
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
+from orchestrator.sending.publish import failure, headers_of, library_errors, producer_of, publish
+from orchestrator.transport.json_text import encode
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 
 #: Messages in one round trip. More would hold Redis for longer than a few milliseconds.
@@ -116,5 +117,4 @@ def _cause(app: Celery, error: BatchPublishError, done: int, requested: int) -> 
         why.accepted += done
         why.requested = requested
         return why
-    with app.connection_for_write() as connection:
-        return BrokerUnavailable(connection.as_uri(), why or error)
+    return failure(app, why or error)

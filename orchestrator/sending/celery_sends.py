@@ -1,4 +1,4 @@
-"""What Celery itself publishes: ``.delay()``, canvas, beat and ``app.send_task`` all end in ``Celery.send_task``.
+"""Supervises Celery's own sends: ``.delay()``, canvas, beat and ``app.send_task`` all end in ``Celery.send_task``.
 
 Two things happen there. A message for an agent is addressed and supervised as one that the Orchestrator sends. And a
 supervised send of a task, which goes through its class' ``apply_async``, gets its supervision, whatever that method did
@@ -16,11 +16,12 @@ from typing import Any, Final
 from celery import Celery, Task, states
 from celery.result import EagerResult
 from celery.utils.functional import maybe_list
+from kombu.exceptions import OperationalError
 
-from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.supervision import HEADER
-from orchestrator.sending.message_texts import reprs_of
-from orchestrator.sending.outgoing_message import OutgoingMessage, own_headers
+from orchestrator.core.deliveries.supervision import HEADER
+from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
+from orchestrator.sending.messages.message_texts import reprs_of
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage, own_headers
 from orchestrator.sending.publish import TryFast, headers_of, library_errors, producer_of
 from orchestrator.transport.admission.flow_control import DuplicateSend
 
@@ -84,7 +85,7 @@ class TaskSend:
         self.args, self.kwargs, self.options = list(args or ()), dict(kwargs or {}), dict(options)
 
     def place(self) -> dict[str, Any]:
-        """Where it was published to, as far as options named it."""
+        """The place that it was published to, as far as options named it."""
         return {name: self.options[name] for name in _PLACES if self.options.get(name) is not None}
 
 
@@ -188,6 +189,7 @@ class SendTask:
 
         Raises:
             InvalidPolicy: it is a workflow function's task.
+            kombu.exceptions.OperationalError: the broker is away; names it, without its password.
         """
         send = _expected(name)
         if send is not None and send.inline:
@@ -202,7 +204,15 @@ class SendTask:
                 # A supervised send that its task's class has delayed; no sender waits for it any more.
                 return self._app.AsyncResult(duplicate.first_id)
         refuse_outside_of_runs(self._app._tasks.get(name), name)
-        return self.celery(name, args, kwargs, *more, **(self._to_agent(name, options) or options))
+        options = self._to_agent(name, options) or options
+        try:
+            return self.celery(name, args, kwargs, *more, **options)
+        except OperationalError as error:
+            if error.__cause__ is None or options.get("producer") or options.get("publisher"):
+                raise
+            connection = options.get("connection") or self._app.connection_for_write()
+            # Its chain is 160 lines of kombu's and redis-py's.
+            raise OperationalError(str(BrokerUnavailable(connection.as_uri(), error))) from None
 
     def _supervised(self, send: TaskSend, name: str, args: Any, kwargs: Any, more: Any, options: dict[str, Any]) -> Any:
         options["headers"] = {**(options.get("headers") or {}), **send.headers}

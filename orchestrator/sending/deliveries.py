@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-from orchestrator.core.policy import OnError
+from orchestrator.core.policies.policy import OnError
+from orchestrator.core.spelling.option_names import named_arguments
 from orchestrator.sending.delivery import Awaiter, Delivery, Tracker
 
 
+@named_arguments
 @dataclass(frozen=True, slots=True, repr=False)
 class Deliveries(Sequence[Delivery]):
     """One delivery for each message, in the order in which they were given. Each is made when it is asked for."""

@@ -1,4 +1,4 @@
-"""`Delivery`: what a sender has in hand after a send."""
+"""`Delivery`: what a send returns, to wait for its outcome or cancel it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any, Final, Protocol
 
 from redis.exceptions import RedisError
 
+from orchestrator.core.deliveries.history import Attempt, attempts_in, attempts_so_far
+from orchestrator.core.deliveries.outcome import Handled, Outcome, from_wire
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.errors import (
-    BrokerUnavailable,
     DeliveryTimeout,
     DetachedDelivery,
     InvalidPolicy,
     SendFailed,
     UntrackedDelivery,
 )
-from orchestrator.core.history import Attempt, attempts_in, attempts_so_far
-from orchestrator.core.outcome import Handled, Outcome, from_wire
-from orchestrator.core.policy import OnError
-from orchestrator.core.supervision import Supervision
+from orchestrator.core.policies.policy import OnError
+from orchestrator.core.spelling.option_names import named_arguments
 from orchestrator.telemetry import tracing
-from orchestrator.transport.redis.patience import outlast, sleep_on
+from orchestrator.transport.redis.patience import outlast
 from orchestrator.transport.store import Store
 
 #: Longest wait that may be asked for: a day.
@@ -38,7 +38,7 @@ Awaiter = Callable[[str, float], Outcome | None]
 
 
 class Status(StrEnum):
-    """Where a delivery is."""
+    """The place of a delivery between its acceptance and its outcome."""
 
     #: In its mailbox.
     PENDING = "pending"
@@ -58,7 +58,7 @@ class Status(StrEnum):
 
 
 class CancelResult(StrEnum):
-    """What cancelling came to."""
+    """The result of cancelling."""
 
     #: It will not run; that is on record.
     CANCELLED = "cancelled"
@@ -99,6 +99,7 @@ class Tracker(Protocol):
         """See :meth:`Delivery.cancel`."""
 
 
+@named_arguments
 @dataclass(frozen=True, slots=True, repr=False)
 class Delivery:
     """One accepted message on its way.
@@ -144,7 +145,7 @@ class Delivery:
         return self._tracker
 
     def status(self) -> Status:
-        """Where it is. Of one without an outcome, its mailbox is looked through: some ms per thousand that wait.
+        """Its status. Of one without an outcome, its mailbox is looked through: some ms per thousand that wait.
 
         Raises:
             BrokerUnavailable: Redis is away.
@@ -241,9 +242,9 @@ def await_in(open_store: Callable[[], Store]) -> Awaiter:
             # Sleeping on a list that has its element is a look at it.
             raw: Any = outlast(until, lambda: store.client.lindex(key, 0)) if timeout_s <= _LOOK_S else None
             while raw is None and until > monotonic():
-                raw = outlast(until, lambda: sleep_on(store.client, key, until))
+                raw = outlast(until, lambda: store.sleep_on(key, until))
         except RedisError as error:
-            raise BrokerUnavailable(store.url, error) from error
+            raise store.failure(error) from error
         return None if raw is None else from_wire(json.loads(raw))
 
     return wait

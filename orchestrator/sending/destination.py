@@ -9,7 +9,7 @@ from celery import Celery
 
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.sending.mailbox import why_temporary
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 
 
 def queue_of(app: Celery, outgoing: OutgoingMessage, place: Mapping[str, Any] | None = None) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from time import monotonic
 
 from orchestrator.core.errors import AgentDown
-from orchestrator.core.policy import WhenDown
+from orchestrator.core.policies.policy import WhenDown
 from orchestrator.sending.backend import Backend, SendResult
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_events import emit_failed, emit_sent, emit_started
 
 

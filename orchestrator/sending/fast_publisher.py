@@ -14,7 +14,8 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -25,12 +26,13 @@ from kombu.serialization import registry
 from kombu.utils.json import dumps as kombu_dumps
 from redis.exceptions import RedisError
 
-from orchestrator.core.errors import CircuitOpen, MailboxFull
+from orchestrator.core.errors import NotAccepted
 from orchestrator.sending.celery_sends import SendTask
-from orchestrator.sending.masked_amqp import MaskingAMQP
-from orchestrator.sending.message_template import MessageTemplate, encode, write_template
-from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
-from orchestrator.transport.admission.ask_record import HostGone
+from orchestrator.sending.messages.masked_amqp import MaskingAMQP
+from orchestrator.sending.messages.message_template import MessageTemplate, write_template
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.transport.admission.flow_control import UNCOUNTED
+from orchestrator.transport.json_text import encode
 from orchestrator.transport.producer_batch import open_batch
 from orchestrator.transport.publishing import PublishingChannel
 
@@ -69,6 +71,9 @@ class FastPublisher:
         self._app = app
         self._begin()
         self._limit = app.conf.broker_pool_limit or 0
+        #: The settings when they were last asked whether Celery emits an event of each message, and what they said.
+        self._asked_of: tuple[Any, int, Any] | None = None
+        self._emits_sent = False
         self._usable = (
             type(app.amqp) is MaskingAMQP
             and app.conf.task_protocol == 2
@@ -89,10 +94,10 @@ class FastPublisher:
 
         Raises:
             redis.exceptions.RedisError: Redis did not accept it, and the app's settings forbid retries.
-            MailboxFull, CircuitOpen: flow control refused it.
-            HostGone: as :meth:`PublishingChannel.accept`.
+            NotAccepted: Redis refused it, as :meth:`PublishingChannel.accept` says.
         """
-        if not self._is_plain(message):
+        current = self._app.current_worker_task
+        if not self._is_plain(message, current):
             return False
         if self._pid != os.getpid():
             # A fork: the parent's channels are not ours to use, and its name is not our origin.
@@ -100,25 +105,28 @@ class FastPublisher:
         channel = self._take()
         if channel is None:
             return False
+        token = UNCOUNTED.set(self._uncounted)
         try:
-            done = self._publish(channel, message, headers, reprs)
+            done = self._publish(channel, message, headers, reprs, current)
         except (RedisError, OperationalError, OSError):
             self._drop(channel)
             if self._app.conf.task_publish_retry:
                 return False
             raise
-        except (MailboxFull, CircuitOpen, HostGone):
-            self._idle.append(channel)
+        except NotAccepted:
+            self._give_back(channel)
             raise
         except BaseException:
             self._drop(channel)
             raise
-        self._idle.append(channel)
-        if done and (current := self._app.current_worker_task):
+        finally:
+            UNCOUNTED.reset(token)
+        self._give_back(channel)
+        if done and current:
             current.add_trail(self._app.AsyncResult(message.id))
         return done
 
-    def _is_plain(self, message: OutgoingMessage) -> bool:
+    def _is_plain(self, message: OutgoingMessage, current: Any) -> bool:
         app = self._app
         return bool(
             self._usable
@@ -132,16 +140,31 @@ class FastPublisher:
             and not signals.before_task_publish.receivers
             and not signals.after_task_publish.receivers
             and not signals.task_sent.receivers
-            and not app.conf.task_send_sent_event
+            and not self._emits_task_sent()
             and not app.amqp.routes
             and not message.options
             and type(app).send_task is _SEND_TASK
             and isinstance(vars(app).get("send_task"), SendTask | None)
-            and not (app.conf.task_inherit_parent_priority and app.current_worker_task)
+            and not (current and app.conf.task_inherit_parent_priority)
         )
 
+    def _emits_task_sent(self) -> bool:
+        """Whether Celery emits an event of each message; looked up anew when a setting has changed."""
+        conf: Any = self._app.conf
+        changes = conf.changes
+        asked_of = (conf, len(changes), changes.get("task_send_sent_event")) if type(changes) is dict else None
+        if asked_of is None or asked_of != self._asked_of:
+            self._emits_sent = bool(conf.task_send_sent_event)
+            self._asked_of = asked_of
+        return self._emits_sent
+
     def _publish(
-        self, channel: PublishChannel, message: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str]
+        self,
+        channel: PublishChannel,
+        message: OutgoingMessage,
+        headers: Mapping[str, Any],
+        reprs: tuple[str, str],
+        current: Any,
     ) -> bool:
         template, queue = self._template(channel, message, headers, reprs)
         if template is None or not template.lasting:
@@ -153,7 +176,6 @@ class FastPublisher:
             # Celery raises the error.
             return False
         id_ = encode(message.id)
-        current = self._app.current_worker_task
         priority = template.values["priority"] if message.priority is None else str(message.priority)
         text = template.render(
             id=id_,
@@ -202,6 +224,23 @@ class FastPublisher:
             with self._lock:
                 self._made -= 1
             return None
+
+    @contextmanager
+    def _uncounted(self) -> Iterator[None]:
+        with self._lock:
+            self._made -= 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._made += 1
+
+    def _give_back(self, channel: PublishChannel) -> None:
+        if self._made > self._limit:
+            # While it waited for room, others were opened.
+            self._drop(channel)
+        else:
+            self._idle.append(channel)
 
     def _drop(self, channel: PublishChannel) -> None:
         with self._lock:

@@ -8,7 +8,6 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
@@ -113,7 +112,7 @@ def _depths(store: Store) -> Iterator[Any]:
     try:
         queues = sorted(store.client.smembers(store.keys.queues))
     except RedisError as error:
-        raise BrokerUnavailable(store.url, error) from error
+        raise store.failure(error) from error
     for at in range(0, len(queues), _AT_ONCE):
         names = queues[at : at + _AT_ONCE]
         yield from store.run(*commands.mailbox_depths(store.keys, store.levels, names))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from orchestrator.core.checks.text import is_text
+from orchestrator.core.deliveries.outcome import Outcome, from_wire
 from orchestrator.core.errors import UnknownDelivery
-from orchestrator.core.outcome import Outcome, from_wire
-from orchestrator.core.policy import OnError
-from orchestrator.core.text import is_text
+from orchestrator.core.policies.policy import OnError
 from orchestrator.sending.delivery import Awaiter, CancelResult, Delivery, Found, Tracker
 
 #: The record of a delivery whose own has expired or never was, from its dead letter; ``None`` if it has none.

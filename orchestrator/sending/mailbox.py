@@ -17,7 +17,7 @@ def mailbox(name: str, *, longest: int | None = None) -> Queue:
 
 
 def why_temporary(queue: Any) -> str:
-    """Why messages of this queue can vanish without an outcome; empty if they cannot. It is in no ledger then."""
+    """The reason why messages of this queue can vanish without an outcome, and so are in no ledger; empty if none."""
     arguments = getattr(queue, "queue_arguments", None) or {}
     if getattr(queue, "expires", None) is not None or "x-expires" in arguments:
         return "expires (x-expires)"

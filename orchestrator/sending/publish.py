@@ -10,11 +10,13 @@ from celery import Celery
 from kombu.exceptions import EncodeError, LimitExceeded, OperationalError
 from redis.exceptions import RedisError
 
+from orchestrator.core.deliveries.supervision import HEADER
 from orchestrator.core.errors import BrokerUnavailable, InvalidMessage
-from orchestrator.core.supervision import HEADER
-from orchestrator.sending.message_texts import reprs_of
-from orchestrator.sending.outgoing_message import OutgoingMessage, own_headers
+from orchestrator.sending.messages.message_texts import reprs_of
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage, own_headers
 from orchestrator.telemetry import tracing
+from orchestrator.transport.admission.flow_control import UNCOUNTED
+from orchestrator.transport.store import Store
 
 #: Longest wait for a connection while others have all of the pool's; what they publish takes milliseconds.
 PRODUCER_WAIT_S: Final = 30.0
@@ -53,6 +55,8 @@ def publish(
 def producer_of(app: Celery) -> Iterator[Any]:
     """A producer on one of the app's connections. Celery's pool of producers would wait for one without end.
 
+    While what is published waits for room, the pool has another connection in its stead.
+
     Raises:
         BrokerUnavailable: others have had all of them for :data:`PRODUCER_WAIT_S`.
     """
@@ -62,8 +66,25 @@ def producer_of(app: Celery) -> Iterator[Any]:
         limit = f"all connections were in use for {PRODUCER_WAIT_S:g} s; broker_pool_limit={app.conf.broker_pool_limit}"
         with app.connection_for_write() as mine:
             raise BrokerUnavailable(mine.as_uri(), limit) from error
-    with connection:
+    replaced = False
+
+    @contextmanager
+    def uncounted() -> Iterator[None]:
+        nonlocal replaced
+        if app.pool.limit and not replaced:
+            replaced = True
+            app.pool.release(app.pool.new())
+        yield
+
+    token = UNCOUNTED.set(uncounted)
+    try:
         yield app.amqp.Producer(connection, auto_declare=False)
+    finally:
+        UNCOUNTED.reset(token)
+        if replaced:
+            app.pool.replace(connection)
+        else:
+            connection.release()
 
 
 def publish_by_celery(
@@ -121,8 +142,16 @@ def library_errors(app: Celery, task: str) -> Iterator[None]:
     except EncodeError as error:
         raise InvalidMessage(task, [str(error)]) from error
     except (OperationalError, RedisError, OSError) as error:
-        with app.connection_for_write() as connection:
-            raise BrokerUnavailable(connection.as_uri(), error) from error
+        raise failure(app, error) from error
+
+
+def failure(app: Celery, error: BaseException) -> BrokerUnavailable:
+    """What an error of the broker's is for senders. If a key in Redis is of another type, it names the key."""
+    if "WRONGTYPE" in str(error):
+        store: Store = app.orchestrator.runtime.store
+        return store.failure(error)
+    with app.connection_for_write() as connection:
+        return BrokerUnavailable(connection.as_uri(), error)
 
 
 def _ignores_result(app: Celery, outgoing: OutgoingMessage) -> bool | None:

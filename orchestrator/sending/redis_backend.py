@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from time import monotonic
+from math import inf
+from time import monotonic, time
 from typing import Any, Final
 
 from celery import Celery
 
+from orchestrator.core.admission.flow_policy import Flow
+from orchestrator.core.deliveries.outcome import Outcome, from_wire
 from orchestrator.core.errors import AgentDown, BulkheadFull, CircuitOpen, MailboxFull, NotSupervised
-from orchestrator.core.flow_policy import Flow
 from orchestrator.core.forks import lazy_property
-from orchestrator.core.outcome import Outcome
-from orchestrator.core.policy import WhenDown
+from orchestrator.core.policies.policy import WhenDown
 from orchestrator.registry.outdated_workers import refuse_outdated
+from orchestrator.registry.registering import await_host
 from orchestrator.registry.registry import Registry
-from orchestrator.sending.ask import ask_record
 from orchestrator.sending.backend import SendResult
 from orchestrator.sending.broadcast import BroadcastRequest, Refusal, publish_broadcast
 from orchestrator.sending.bulk import publish_many
-from orchestrator.sending.bulk_asks import publish_asks
+from orchestrator.sending.calls.ask import ask_record
+from orchestrator.sending.calls.awaited_calls import AwaitedCalls
+from orchestrator.sending.calls.bulk_asks import publish_asks
+from orchestrator.sending.calls.inbox import RedisInbox
+from orchestrator.sending.calls.stale import RedisStaleReplies
+from orchestrator.sending.calls.waits import Waits
 from orchestrator.sending.celery_sends import publish_task
 from orchestrator.sending.delivery import Awaiter, await_in
 from orchestrator.sending.destination import queue_of
 from orchestrator.sending.fast_publisher import FastPublisher
-from orchestrator.sending.inbox import RedisInbox
-from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import publish
-from orchestrator.sending.stale import RedisStaleReplies
 from orchestrator.sending.tracker import RedisTracker
-from orchestrator.sending.waits import Waits
 from orchestrator.transport.admission.ask_record import AskRecord, HostGone, ToLiving, publishing
 from orchestrator.transport.admission.flow_control import DuplicateSend, declare_flow
 from orchestrator.transport.redis import commands
@@ -107,6 +111,8 @@ class RedisBackend:
         asks_script = agent and not (message.countdown_s or message.supervision.idempotency or message.ask)
         if not host or not asks_script or monotonic() - read_at > _HOST_KNOWN_S:
             host = self._registry().host_of(agent, queue)
+            if not host and agent:
+                host = await_host(self._registry(), agent, queue, _left_s(message))
             if not host:
                 self._hosts.pop((agent, queue), None)
                 raise AgentDown(agent or message.task)
@@ -117,7 +123,9 @@ class RedisBackend:
 
     def _publish(self, message: OutgoingMessage, host: str) -> None:
         while True:
-            request: AskRecord | ToLiving | None = ToLiving(message.id, host) if host else None
+            request: AskRecord | ToLiving | None = None
+            if host:
+                request = ToLiving(message.id, host, self._awaited.connection(message))
             if message.ask:
                 self._refuse_outdated(queue_of(self._app, message))
                 request = ask_record(self._app, self._store(), message, self._hidden)
@@ -207,7 +215,11 @@ class RedisBackend:
 
     def waiting(self, request: OutgoingMessage, *, raises: bool) -> AbstractContextManager[None]:
         """See :class:`orchestrator.sending.backend.Backend`."""
-        return self._waits.during(request, raises=raises)
+        return self._awaited.during(request, self._waits.during(request, raises=raises))
+
+    @lazy_property
+    def _awaited(self) -> AwaitedCalls:
+        return AwaitedCalls(self._store)
 
     @lazy_property
     def _waits(self) -> Waits:
@@ -231,7 +243,11 @@ class RedisBackend:
 
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
         """See :class:`orchestrator.sending.backend.Backend`."""
-        return self._await(delivery_id, timeout_s)
+        until = monotonic() + timeout_s
+        raw = self._awaited.outcome(delivery_id, until)
+        if raw is not None:
+            return from_wire(json.loads(raw))
+        return self._await(delivery_id, max(0.0, until - monotonic()))
 
     @lazy_property
     def _fast(self) -> FastPublisher:
@@ -240,3 +256,8 @@ class RedisBackend:
     @lazy_property
     def _await(self) -> Awaiter:
         return await_in(self._store)
+
+
+def _left_s(message: OutgoingMessage) -> float:
+    deadline_at_s = message.supervision.binding_deadline_at_s
+    return inf if deadline_at_s is None else deadline_at_s - time()

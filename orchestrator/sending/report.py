@@ -1,4 +1,4 @@
-"""What becomes of a broadcast."""
+"""The report of a broadcast."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from orchestrator.core.deliveries.outcome import Outcome
 from orchestrator.core.errors import DetachedDelivery, InvalidPolicy
-from orchestrator.core.outcome import Outcome
+from orchestrator.core.spelling.option_names import named_arguments
 from orchestrator.sending.broadcast import Refusal, Strategy
 from orchestrator.sending.delivery import MAX_WAIT_S, Awaiter, Delivery
 
@@ -21,6 +22,7 @@ class Receipt:
     refusal: Refusal | None = None
 
 
+@named_arguments
 @dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """A broadcast as it was accepted: a receipt for each recipient, in the order in which they were given."""

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from time import monotonic
 
 from orchestrator.sending.backend import SendResult
-from orchestrator.sending.outgoing_message import OutgoingMessage
-from orchestrator.telemetry import emit, events
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
+from orchestrator.telemetry import emit, events, has_handlers
 
 
 def emit_started(message: OutgoingMessage) -> None:
@@ -39,8 +39,9 @@ def emit_failed(message: OutgoingMessage, error: Exception, took_s: float) -> No
 @contextmanager
 def events_of_many(messages: Sequence[OutgoingMessage]) -> Iterator[None]:
     """Emit the events of many sends at once. The duration of each is that of all together."""
-    for message in messages:
-        emit_started(message)
+    if has_handlers(events.SEND_STARTED):
+        for message in messages:
+            emit_started(message)
     began = monotonic()
     accepted = 0
     try:
@@ -53,6 +54,6 @@ def events_of_many(messages: Sequence[OutgoingMessage]) -> Iterator[None]:
         raise
     finally:
         took_s = monotonic() - began
-        for message in messages[:accepted]:
+        for message in messages[:accepted] if has_handlers(events.SENT) else ():
             s = message.supervision
             emit(events.SENT, {"duration_s": took_s}, agent=s.agent, message=s.message, id=message.id)

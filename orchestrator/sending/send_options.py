@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypedDict
 
-from orchestrator.core.attempt_limits import CURRENT
+from orchestrator.core.checks.text import is_text
 from orchestrator.core.clock import to_ms
-from orchestrator.core.effective import Policy, seconds
+from orchestrator.core.deliveries.attempt_limits import CURRENT
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.masked_repr import summary
-from orchestrator.core.nearest import meant
-from orchestrator.core.policy import OnError, Retry, WhenDown, WhenOpen
-from orchestrator.core.text import is_text
+from orchestrator.core.policies.effective import Policy, seconds
+from orchestrator.core.policies.policy import OnError, Retry, WhenDown, WhenOpen
+from orchestrator.core.secrets.masked_repr import summary
+from orchestrator.core.spelling.nearest import meant
 
 #: A policy that leaves every value to the message's handler, agent and settings.
 SILENT: Final = Policy()
@@ -27,7 +27,7 @@ _DAY_S: Final = 24 * 3600.0
 
 
 class BroadcastOptions(TypedDict, total=False):
-    """What a broadcast, like every send, may set. ``None`` is as if the option were not given."""
+    """The options of every send. ``None`` is as if the option were not given."""
 
     #: How often, and after which pauses, a failed attempt is retried.
     retry: Retry | None
@@ -50,8 +50,17 @@ class BroadcastOptions(TypedDict, total=False):
     metadata: Mapping[str, Any] | None
 
 
+class DistributeOptions(BroadcastOptions, total=False):
+    """What :meth:`Orchestrator.distribute` may set, for each of its items alike but for the key."""
+
+    #: Of distributions with the same key, only the first is accepted. 1 to 200 characters.
+    idempotency_key: str | None
+    #: How long the key is remembered after the acceptance, in seconds; a day unless said otherwise.
+    idempotency_ttl_s: float
+
+
 class SendManyOptions(BroadcastOptions, total=False):
-    """What :meth:`Orchestrator.send_many` may set, for all of its messages alike."""
+    """The options of :meth:`Orchestrator.send_many`, for all of its messages alike."""
 
     #: The messages are handled after this many seconds at the earliest.
     countdown_s: float | None
@@ -64,7 +73,7 @@ class SendManyOptions(BroadcastOptions, total=False):
 
 
 class SendOptions(SendManyOptions, total=False):
-    """What a single send may set."""
+    """The options of a single send."""
 
     #: The moment before which the message is not handled, with a time zone; instead of ``countdown_s``.
     eta: datetime | None
@@ -75,6 +84,7 @@ class SendOptions(SendManyOptions, total=False):
 
 
 BROADCAST_OPTIONS: Final = BroadcastOptions.__optional_keys__
+DISTRIBUTE_OPTIONS: Final = DistributeOptions.__optional_keys__
 SEND_MANY_OPTIONS: Final = SendManyOptions.__optional_keys__
 SEND_OPTIONS: Final = SendOptions.__optional_keys__
 

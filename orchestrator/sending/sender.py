@@ -10,12 +10,11 @@ from typing import Any
 from celery import Celery, Task
 from celery.canvas import Signature
 
+from orchestrator.core.deliveries.supervision import HEADER, Supervision
 from orchestrator.core.errors import BroadcastRefused
 from orchestrator.core.message import Message
-from orchestrator.core.policy import OnError, WhenDown
-from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.core.policies.policy import OnError, WhenDown
 from orchestrator.sending.address import Address, Directory
-from orchestrator.sending.agent_messages import build_agent_message, build_agent_messages, build_celery_message
 from orchestrator.sending.backend import Backend, SendResult
 from orchestrator.sending.broadcast import (
     BroadcastRequest,
@@ -33,7 +32,9 @@ from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.destination import checked_queue_of, queue_of
 from orchestrator.sending.dispatch import refuse_if_down, send_with_events
-from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.sending.messages.agent_messages import build_agent_message, build_agent_messages, build_celery_message
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.sending.messages.task_messages import build_task_message, countdown_of
 from orchestrator.sending.report import Receipt, Report
 from orchestrator.sending.send_events import events_of_many
 from orchestrator.sending.send_options import (
@@ -45,9 +46,11 @@ from orchestrator.sending.send_options import (
     SendOptions,
     check_options,
 )
-from orchestrator.sending.task_messages import build_task_message, countdown_of
 from orchestrator.telemetry import emit, events, tracing
 from orchestrator.transport.transport import why_not_supervised
+
+#: The parameters of a broadcast that are no options.
+_BROADCAST_ARGUMENTS = frozenset({"recipients", "message", "strategy", "compensate"})
 
 #: Options of Celery that say where a message goes.
 _PLACES = ("queue", "exchange", "routing_key")
@@ -70,7 +73,7 @@ class Sender:
             BrokerUnavailable: Redis did not accept it.
             SendFailed: it has its outcome already, has ``on_error="raise"``, and was not handled.
         """
-        return self._send(recipient, message, check_options(options))
+        return self._send(recipient, message, check_options(options, arguments=frozenset({"recipient", "message"})))
 
     def _send(self, recipient: Any, message: Message | None, options: CheckedOptions) -> Delivery:
         return self.deliver(self.build(recipient, message, options))
@@ -103,14 +106,16 @@ class Sender:
             outgoing = replace(outgoing, trace={})
         backend = self._backend()
         sent = send_with_events(backend, outgoing)
-        delivery = self.delivery_of(outgoing, sent)
+        delivery = self.delivery_of(outgoing, sent, backend)
         if backend.inline and sent.published and outgoing.supervision.on_error is OnError.RAISE:
             delivery.wait(timeout_s=1)
         return delivery
 
-    def delivery_of(self, outgoing: OutgoingMessage, sent: SendResult | None = None) -> Delivery:
+    def delivery_of(
+        self, outgoing: OutgoingMessage, sent: SendResult | None = None, backend: Backend | None = None
+    ) -> Delivery:
         """The delivery of an outgoing message that was sent, here or by Redis."""
-        backend, s = self._backend(), outgoing.supervision
+        backend, s = backend or self._backend(), outgoing.supervision
         return Delivery(
             outgoing.id if sent is None else sent.id,
             s.agent,
@@ -173,7 +178,7 @@ class Sender:
             MailboxFull, CircuitOpen: flow control stopped it; ``accepted`` says after how many.
             BrokerUnavailable: Redis did not accept it.
         """
-        checked = check_options(options, SEND_MANY_OPTIONS, "send_many")
+        checked = check_options(options, SEND_MANY_OPTIONS, "send_many", frozenset({"recipient", "messages"}))
         outgoing = build_agent_messages(self._directory, recipient, messages, checked)
         backend = self._backend()
         if not outgoing:
@@ -213,7 +218,7 @@ class Sender:
             BroadcastRefused: the strategy forbids to send it; nothing was sent.
             BrokerUnavailable: Redis did not accept it.
         """
-        checked = check_options(options, BROADCAST_OPTIONS, "broadcast")
+        checked = check_options(options, BROADCAST_OPTIONS, "broadcast", _BROADCAST_ARGUMENTS)
         request = self._broadcast_request(recipients, message, strategy_of(strategy), compensate, checked)
         backend = self._backend()
         began = monotonic()

@@ -1,4 +1,4 @@
-"""Where deliveries are, and stopping them: what `Delivery` asks of Redis and of the workers."""
+"""Finds and cancels deliveries in Redis and in workers, for `Delivery`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.errors import BrokerUnavailable
-from orchestrator.core.outcome import Cancelled, to_wire
-from orchestrator.core.supervision import Supervision, supervision_in
+from orchestrator.core.deliveries.outcome import Cancelled, to_wire
+from orchestrator.core.deliveries.supervision import Supervision, supervision_in
 from orchestrator.registry.registry import Registry
 from orchestrator.sending.delivery import CancelResult, Found, Status
 from orchestrator.transport.mailbox_entry import LINEAGE, renewed
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 
-#: So many messages are looked through in one step; Redis does nothing else meanwhile (about a millisecond).
+#: Messages that one script reads, in about a millisecond, in which Redis does nothing else.
 _SLICE = 500
 
-#: A message may move while it is looked for: fall due, be tried again, be taken back. Then it is looked for anew.
+#: Searches for one message: it may move during a search, because it falls due, is retried or is requeued.
 _TRIES = 3
 
 
@@ -44,7 +43,7 @@ class RedisTracker:
         try:
             raw: Any = self._store.client.lindex(self._store.keys.outcome(delivery_id), 0)
         except RedisError as error:
-            raise BrokerUnavailable(self._store.url, error) from error
+            raise self._store.failure(error) from error
         loaded: dict[str, Any] | None = None if raw is None else json.loads(raw)
         return loaded
 
@@ -58,7 +57,7 @@ class RedisTracker:
         try:
             return bool(store.client.hexists(store.keys.outcome_hooks(delivery_id), "cancel"))
         except RedisError as error:
-            raise BrokerUnavailable(store.url, error) from error
+            raise store.failure(error) from error
 
     def find(self, queue: str, delivery_id: str) -> Found | None:
         """See :class:`orchestrator.sending.delivery.Tracker`."""
@@ -83,7 +82,7 @@ class RedisTracker:
         try:
             queues: Any = store.client.smembers(store.keys.queues)
         except RedisError as error:
-            raise BrokerUnavailable(store.url, error) from error
+            raise store.failure(error) from error
         for queue in sorted(raw.decode("utf-8", "surrogateescape") for raw in queues):
             if (found := self.find(queue, delivery_id)) is not None:
                 return queue, found
@@ -114,7 +113,7 @@ class RedisTracker:
                 destination=[found.node] if found is not None else None,
             )
         except (OperationalError, RedisError, OSError) as error:
-            raise BrokerUnavailable(self._store.url, error) from error
+            raise self._store.failure(error) from error
         return CancelResult.INTERRUPTING if can_interrupt else CancelResult.WHEN_IT_ENDS
 
     def _look(self, queue: str, delivery_id: str, outcome: str) -> list[Any]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from selectors import EVENT_WRITE
 
-from orchestrator.supervisor.check import check
-from orchestrator.supervisor.control import Control
-from orchestrator.supervisor.definition import Definition, InvalidDefinition
-from orchestrator.supervisor.export import FORMATS
 from orchestrator.supervisor.loop import Loop
-from orchestrator.supervisor.operations import Operations
-from orchestrator.supervisor.output import Console
-from orchestrator.supervisor.proc import shows_this_namespace
-from orchestrator.supervisor.reading import DEFAULT_FILES, default_tree, read
+from orchestrator.supervisor.operator.control import Control
+from orchestrator.supervisor.operator.operations import Operations
+from orchestrator.supervisor.processes.output import Console
+from orchestrator.supervisor.processes.proc import shows_this_namespace
+from orchestrator.supervisor.reading.definition import Definition, InvalidDefinition, Kind
+from orchestrator.supervisor.reading.read import DEFAULT_FILES, default_tree, read
 from orchestrator.supervisor.state_directory import DEFAULT, StateDirectory, StateDirectoryTaken
 from orchestrator.supervisor.tree_process import TreeProcess
 
@@ -29,7 +28,8 @@ Exit codes:
   1  the tree has ended because too many children ended, or none of them can run
   2  the command line or the definition is wrong, or another supervisor runs with the same state directory
 
-orchestrator supervise export systemd|compose|supervisord [DEFINITION] prints the same processes for these.
+orchestrator supervise export systemd|compose|supervisord [DEFINITION] prints the same processes for these;
+--to DIR writes the files there, as in: orchestrator supervise export systemd --to /etc/systemd/system
 SIGTERM or Ctrl-C stops the children in reverse order; a second one hurries, a third one kills.
 """
 
@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="kill all when standard input closes: for programs that start a supervisor of their own",
     )
+    command.add_argument("--to", type=Path, metavar="DIR", help="with export: write the files there")
     command.add_argument("--check", action="store_true", help="list what is wrong, start nothing")
     command.add_argument("--state-dir", type=Path, metavar="DIR", help=f"lock and control socket (default: {DEFAULT})")
     return command
@@ -71,33 +72,91 @@ def main(arguments: Sequence[str]) -> int:
     export = _exported(arguments)
     options = parser().parse_args(arguments)
     try:
-        definition = _definition(options)
+        definition = _definition(options, export)
     except InvalidDefinition as error:
         for problem in error.problems:
             print(f"error: {error.source}: {problem}", file=sys.stderr)
         return 2
+    if options.to is not None and export is None:
+        parser().error("--to; allowed: with export")
+    variables = [] if export is None else _left_behind(definition)
     # Probes, the death recorder and `--check` look where the children are.
     os.environ.update(definition.environment)
     for warning in definition.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if export is not None:
-        sys.stdout.write(export(definition))
-        return 0
+        return _export(definition, export, options.to, variables)
     if options.check:
+        from orchestrator.supervisor.reading.check import check
+
         return check(definition)
+    if os.geteuid() == 0 and not os.environ.get("C_FORCE_ROOT") and _has_worker(definition):
+        text = "the workers run as root, which Celery advises against; allowed: another user, or C_FORCE_ROOT=1"
+        print(f"warning: {text}", file=sys.stderr)
     state = state_of(options.state_dir, definition.directory)
     return _supervise(definition, state, owned=options.until_stdin_closes)
 
 
-def _exported(arguments: list[str]) -> Callable[[Definition], str] | None:
-    """Take ``export FORMAT`` off the command line, if it is there."""
+def _has_worker(definition: Definition) -> bool:
+    return any(command.kind is Kind.WORKER for command in definition.commands.values())
+
+
+def _exported(arguments: list[str]) -> str | None:
+    """Take ``export FORMAT`` off the command line, if it is there; returns the format."""
     if arguments[:1] != ["export"]:
         return None
+    from orchestrator.supervisor.export.formats import FORMATS
+
     name = arguments[1] if len(arguments) > 1 else ""
     if name not in FORMATS:
         parser().error(f"export {name}; allowed: {', '.join(FORMATS)}")
     del arguments[:2]
-    return FORMATS[name]
+    return name
+
+
+def _left_behind(definition: Definition) -> list[str]:
+    """Variables of this shell that a deployment reads, and that an export does not hold: they may be secrets."""
+    return sorted(
+        name
+        for name in os.environ
+        if name.startswith(("ORCHESTRATOR_", "CELERY_")) and name not in definition.environment
+    )
+
+
+def _export(definition: Definition, name: str, directory: Path | None, variables: Sequence[str]) -> int:
+    from orchestrator.supervisor.export.compose import unreachable_brokers
+    from orchestrator.supervisor.export.formats import FORMATS
+
+    files = FORMATS[name](definition)
+    warnings = list(unreachable_brokers(definition, _brokers(definition))) if name == "compose" else []
+    if variables:
+        warnings.append(f"set here, but not in the export: {', '.join(variables)}; name them in its environment")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if directory is None:
+        for number, (file, text) in enumerate(files.items()):
+            heading = f"{'' if number == 0 else chr(10)}# {file}\n" if len(files) > 1 else ""
+            sys.stdout.write(heading + text)
+        return 0
+    try:
+        for file, text in files.items():
+            (directory / file).write_text(text, encoding="utf-8")
+            print(directory / file)
+    except OSError as error:
+        print(f"error: --to {directory}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _brokers(definition: Definition) -> dict[str, str]:
+    """The broker of each app whose broker its workers' environment does not name."""
+    from orchestrator.supervisor.reading.asked_app import NotImported, broker_of
+
+    brokers = {}
+    for app in definition.apps():
+        with contextlib.suppress(NotImported):
+            brokers[app] = broker_of(app, definition.directory)
+    return brokers
 
 
 def state_of(given: Path | None, directory: Path) -> Path:
@@ -105,11 +164,13 @@ def state_of(given: Path | None, directory: Path) -> Path:
     return given if given is not None else directory / DEFAULT
 
 
-def _definition(options: argparse.Namespace) -> Definition:
+def _definition(options: argparse.Namespace, export: str | None) -> Definition:
     path: Path | None = options.definition
     here = Path.cwd()
     if path is None and options.app is not None:
-        return default_tree(options.app, state_of(options.state_dir, here).absolute(), here)
+        state = state_of(options.state_dir, here).absolute()
+        # No container reaches what listens at this host's loopback.
+        return default_tree(options.app, state, here, may_listen=export != "compose")
     if path is None:
         path = next((Path(name) for name in DEFAULT_FILES if Path(name).is_file()), None)
     if path is None:

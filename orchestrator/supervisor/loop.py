@@ -15,13 +15,13 @@ from typing import Any
 
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-#: Those that a terminal sends to all that run in it.
+#: Signals that a terminal sends to all processes in it.
 _OF_TERMINALS = (signal.SIGINT, signal.SIGHUP)
 
 #: Longest sleep: what is asked for may be longer than the kernel takes.
 _LONGEST_WAIT_S = 3600.0
 
-#: A file whose function has raised so often in a row is not watched any more: it would be called for ever.
+#: After this many errors in a row, a file's function is not called any more: else it would be called for ever.
 _MAX_ERRORS = 10
 
 
@@ -50,7 +50,7 @@ class Loop:
         """Have signals call this with their numbers, in the loop."""
         self._on_signal = on_signal
         for number in _HANDLED:
-            # What `nohup`, or a shell that starts it in the background, has had ignored, stays ignored.
+            # Signals that `nohup`, or a shell that starts it in the background, ignores stay ignored.
             if number not in _OF_TERMINALS or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)

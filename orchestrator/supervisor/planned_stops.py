@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.supervisor.variables import TREE_VARIABLE
+from orchestrator.supervisor.reading.variables import TREE_VARIABLE
 
 _PREFIX = "planned-stop-"
 

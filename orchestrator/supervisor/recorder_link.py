@@ -16,15 +16,16 @@ from time import monotonic
 from typing import Any
 
 from orchestrator.health import files
-from orchestrator.supervisor.children import Children
-from orchestrator.supervisor.definition import Kind
 from orchestrator.supervisor.loop import Loop
-from orchestrator.supervisor.output import ChildOutput, Console
-from orchestrator.supervisor.proc import kill_group
-from orchestrator.supervisor.running import End, Running
+from orchestrator.supervisor.processes.children import Children
+from orchestrator.supervisor.processes.oom import OomKill
+from orchestrator.supervisor.processes.output import ChildOutput, Console
+from orchestrator.supervisor.processes.proc import kill_group
+from orchestrator.supervisor.processes.running import End, Running
+from orchestrator.supervisor.processes.spawn import spawn
+from orchestrator.supervisor.reading.definition import Kind
+from orchestrator.supervisor.reading.variables import CHILD_VARIABLE, TREE_VARIABLE
 from orchestrator.supervisor.running_workers import RunningWorker
-from orchestrator.supervisor.spawn import spawn
-from orchestrator.supervisor.variables import CHILD_VARIABLE, TREE_VARIABLE
 
 #: Requests that wait for a recorder, at most; the oldest goes first, and the sweep does its work.
 _MAX_WAITING = 1000
@@ -47,7 +48,7 @@ class _Recorder:
         self._tree = tree
         self._loop = loop
         self._children = children
-        self._output = ChildOutput("death recorder", console)
+        self._output = ChildOutput("death recorder", console, with_time=True)
         self._numbers = count(1)
         self._unanswered: dict[int, tuple[bytes, Running | None, int]] = {}
         self._unsent = b""
@@ -135,12 +136,14 @@ class _Recorder:
         self._pause_s = _FIRST_PAUSE_S
         for death in answer.get("deaths", ()):
             if running is not None and "reason" in death:
-                running.deaths.append({**death, "pid": pid})
+                running.note_death({**death, "pid": pid})
                 text = f"{death['incarnation']} fenced ({death['reason']}); messages requeued: {death['requeued']}"
                 self._output.say(text)
-        for name in ("held", "released"):
+        for name in ("on_hold", "released"):
             if answer.get(name):
-                self._output.say(f"mailboxes {'on hold' if name == 'held' else 'released'}: {', '.join(answer[name])}")
+                self._output.say(
+                    f"mailboxes {'on hold' if name == 'on_hold' else 'released'}: {', '.join(answer[name])}"
+                )
 
     def _ended(self, status: int) -> None:
         if self._pid:
@@ -212,10 +215,10 @@ class RecorderLinks:
         app = command.app or next(iter(self._by_app), "")
         if not app:
             return
-        oom = "out of memory" in end.text
         planned = "deployed" if end.asked_for else "drained"
-        reason = "oom" if oom else "killed" if status < 0 else planned if status == 0 else "crashed"
-        # What a killed process has written last says nothing of why.
+        killed = "oom" if end.oom is OomKill.YES else "killed"
+        reason = killed if status < 0 else planned if status == 0 else "crashed"
+        # The last lines of a killed process do not show why it was killed.
         words = f": {end.last_words[-1]}" if end.last_words and status > 0 else ""
         request = {
             "operation": "died",

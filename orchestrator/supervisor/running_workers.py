@@ -13,14 +13,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from orchestrator.supervisor.proc import is_running
+from orchestrator.supervisor.processes.proc import is_running
 
 _PREFIX = "worker-"
 
 
 @dataclass(frozen=True, slots=True)
 class RunningWorker:
-    """What is needed to report a worker's death."""
+    """The data that a report of a worker's death needs."""
 
     pid: int
     born: int | None

@@ -9,6 +9,8 @@ import stat
 import struct
 from pathlib import Path
 
+from orchestrator.core.named_files import naming
+
 LOCK = "lock"
 SOCKET = "control"
 
@@ -44,7 +46,8 @@ class StateDirectory:
             os.close(self._lock)
             raise StateDirectoryTaken(f"{self.path}: a supervisor runs with it, process {first}") from None
         os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        with naming(self.path / LOCK):
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         #: A path of a socket has at most 107 bytes; this one always fits.
         self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 

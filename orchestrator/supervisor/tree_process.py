@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 from collections import deque
 from functools import partial
 from time import monotonic
 
-from orchestrator.core.supervision_tree import begin, exit_code_if_idle, next_due, reduce
-from orchestrator.core.supervision_tree_state import (
+from orchestrator.core.plural import counted
+from orchestrator.core.supervision_tree.rule import begin, exit_code_if_idle, next_due, not_ready, reduce
+from orchestrator.core.supervision_tree.state import (
     Effect,
     Ended,
     EndKind,
@@ -18,6 +18,7 @@ from orchestrator.core.supervision_tree_state import (
     Event,
     HoldMail,
     Notice,
+    Phase,
     ReleaseMail,
     Shutdown,
     StartProcess,
@@ -27,11 +28,12 @@ from orchestrator.core.supervision_tree_state import (
     TreeReady,
 )
 from orchestrator.supervisor import planned_stops, running_workers
-from orchestrator.supervisor.children import Children
-from orchestrator.supervisor.definition import Definition
 from orchestrator.supervisor.loop import Loop
-from orchestrator.supervisor.output import Console
-from orchestrator.supervisor.proc import adopt_orphans, kill_tree
+from orchestrator.supervisor.processes.children import Children
+from orchestrator.supervisor.processes.output import Console
+from orchestrator.supervisor.processes.proc import adopt_orphans, kill_tree
+from orchestrator.supervisor.processes.running import Running
+from orchestrator.supervisor.reading.definition import Definition
 from orchestrator.supervisor.recorder_link import RecorderLinks, incarnation_of
 from orchestrator.supervisor.state_directory import StateDirectory
 
@@ -51,6 +53,9 @@ class TreeProcess:
         self._events: deque[Event] = deque()
         self._exit_code: int | None = None
         self._idle_code = 0
+        #: When it began to stop, and the children that ran then.
+        self._stopping_since: float | None = None
+        self._to_stop: list[Running] = []
         loop.on_error = self._log_error
         adopt_orphans()
         loop.handle_signals(self._on_signals)
@@ -88,7 +93,7 @@ class TreeProcess:
         self.recorders.start(self.definition.apps())
         for worker, incarnation in self._dead:
             self.recorders.died_before(worker, incarnation)
-        self.state, effects = begin(self.definition.root, monotonic(), random.getrandbits(31))
+        self.state, effects = begin(self.definition.root, monotonic(), int.from_bytes(os.urandom(3), "big"))
         self._carry_out(effects)
         while True:
             self.take_events()
@@ -134,13 +139,17 @@ class TreeProcess:
 
     def _take(self, event: Event) -> None:
         self.state, effects = reduce(self.state, event, monotonic())
+        root = self.state.nodes[""]
+        if self._stopping_since is None and (self.state.stopping or root.phase is Phase.STOPPING):
+            self._stopping_since = monotonic()
+            self._to_stop = [one for one in self.children.known.values() if one.pid and one.status is None]
         self._carry_out(effects)
 
     def _carry_out(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
             done = self.loop.call(partial(self._carry_out_one, effect))
             if not done and isinstance(effect, StartProcess):
-                # What cannot even be tried will not go better a second time.
+                # A start that fails in this process would fail again.
                 self.post(Ended(effect.path, effect.run, EndKind.CONFIG))
 
     def _carry_out_one(self, effect: Effect) -> None:
@@ -157,8 +166,8 @@ class TreeProcess:
             case Notice(path, text):
                 self.say(f"{path or 'the tree'}: {text}")
             case TreeReady():
-                failed = [one for one, node in self.state.nodes.items() if node.verdict and node.verdict.is_failure]
-                self.say(f"started, but for {', '.join(failed)}" if failed else "all are ready")
+                missing = [path or "the tree" for path in not_ready(self.state)]
+                self.say(f"started, but for {', '.join(missing)}" if missing else "all are ready")
                 _notify_ready()
             case TreeEnded(code):
                 self._exit_code = code or self._idle_code
@@ -179,11 +188,19 @@ class TreeProcess:
 
     def _close(self) -> None:
         self._close_recorders()
-        # Whatever has escaped until now.
+        # Processes that have escaped until now.
         kill_tree(str(self.directory.path))
         self.children.kill_all()
+        self._say_end()
         self.children.lifeline.release()
         self.console.drain()
+
+    def _say_end(self) -> None:
+        took_s = monotonic() - self._stopping_since if self._stopping_since is not None else 0.0
+        stopped = counted(len(self._to_stop), "process", "processes")
+        killed = [one.path for one in self._to_stop if one.status == -signal.SIGKILL]
+        forced = f", killed of these: {', '.join(killed)}" if killed else ""
+        self.say(f"the tree has ended in {took_s:.1f} s: {stopped} stopped{forced}; exit code {self._exit_code}")
 
 
 def _notify_ready() -> None:

@@ -1,4 +1,4 @@
-"""One door for everything worth telling: :func:`emit`. Like :mod:`logging`, one set of handlers per process."""
+"""Emits the events of this library: :func:`emit`. As with :mod:`logging`, a process has one set of handlers."""
 
 from orchestrator.telemetry.emit import Event, attach, detach, emit, has_handlers
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from orchestrator.core.masking import mask
+from orchestrator.core.secrets.masking import mask
 from orchestrator.telemetry import events
 from orchestrator.telemetry.emit import Event
 

@@ -101,7 +101,8 @@ MAILBOX_HELD: Final = _event(
 )
 MAILBOX_RELEASED: Final = _event(
     "mailbox.released",
-    "The supervisor has released a mailbox that it had put on hold. No event if another host's claim ends the hold.",
+    "A mailbox is on hold no more: the supervisor of that host has released it, or a worker of another host has "
+    "claimed from it.",
     metadata="agent host",
 )
 BREAKER_OPENED: Final = _event(
@@ -186,7 +187,7 @@ SWEEP_STARTED: Final = _event("sweep.started", "A sweeper has its turn, and look
 SWEPT: Final = _event("sweep.finished", "A sweep ran.", measurements="late dead", metadata="by")
 SWEEP_FALLBACK: Final = _event(
     "sweep.fallback",
-    "The monitor manager has not swept; a worker did in its place.",
+    "The monitor manager has not swept; another process did in its place.",
     measurements="stale_s",
     metadata="by",
 )
@@ -229,8 +230,9 @@ FELL_BACK: Final = _event(
 )
 DEADLOCK: Final = _event(
     "call.deadlock",
-    "A call waits for itself: all slots that could answer it wait in calls. `ring` names the agents.",
-    metadata="agent message ring",
+    "A call waits for itself: all slots that could answer it wait in calls. `ring` names the agents; `no_slot` says "
+    "whose slot an agent needs that another one has.",
+    metadata="agent message ring no_slot",
 )
 FALLBACK_SENT: Final = _event(
     "call.fallback_sent",
@@ -296,7 +298,10 @@ BARRIER_SENT: Final = _event(
 )
 WORKFLOW_STARTED: Final = _event("workflow.started", "A run of a workflow began.", metadata="workflow id uid")
 WORKFLOW_ENDED: Final = _event(
-    "workflow.ended", "A run ended, in that state.", measurements="duration_s", metadata="workflow id uid state"
+    "workflow.ended",
+    "A run ended, in that state; `compensated` may follow `compensation failed`, after the replay of a letter.",
+    measurements="duration_s",
+    metadata="workflow id uid state",
 )
 WORKFLOW_REVIVED: Final = _event(
     "workflow.revived",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from orchestrator.core.log import get_logger
-from orchestrator.core.masking import mask
+from orchestrator.core.secrets.masking import mask
 from orchestrator.telemetry import events
 from orchestrator.telemetry.emit import Event
 

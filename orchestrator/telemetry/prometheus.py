@@ -67,7 +67,7 @@ class PrometheusHandler:
                 child.inc(value)
 
 
-#: So many workers of a host find a port each, from the one that the setting names.
+#: Number of ports that are tried, from the setting's on: at most this many workers of a host have one each.
 PORTS: Final = 100
 
 

@@ -1,4 +1,4 @@
-"""Where overridden timeouts are kept: in Redis, whose clock ends them, or in eager mode in memory."""
+"""Keeps overridden timeouts: in Redis, whose clock ends them, or in eager mode in memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Protocol
 from redis.exceptions import RedisError
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
-from orchestrator.core.timeout_overrides import Override, OverrideTable, overrides_in
+from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.policies.timeout_overrides import Override, OverrideTable, overrides_in
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 
@@ -36,7 +36,7 @@ class Overrides(Protocol):
         """Override the timeout of a name."""
 
     def list(self) -> list[Override]:
-        """Those in force, by name."""
+        """The overrides in force, by name."""
 
     def clear(self, names: Sequence[str] = ()) -> int:
         """End those of these names, or all; returns how many there were."""
@@ -65,7 +65,7 @@ class RedisOverrides:
         return Override(name, timeout_s, int(told[0]), int(told[1]), by, for_s)
 
     def list(self) -> list[Override]:
-        """Those in force, by name.
+        """The overrides in force, by name.
 
         Raises:
             BrokerUnavailable: Redis is away.
@@ -76,7 +76,7 @@ class RedisOverrides:
                 pipe.time()
                 fields, (seconds, micros) = pipe.execute()
         except RedisError as error:
-            raise BrokerUnavailable(self._store.url, error) from error
+            raise self._store.failure(error) from error
         return overrides_in(fields, seconds * 1000 + micros // 1000)
 
     def clear(self, names: Sequence[str] = ()) -> int:
@@ -89,7 +89,7 @@ class RedisOverrides:
 
 
 class InMemoryOverrides:
-    """In the memory of a process in eager mode."""
+    """Overrides in eager mode: in the memory of the process."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -108,7 +108,7 @@ class InMemoryOverrides:
         return self._overrides[name]
 
     def list(self) -> list[Override]:
-        """Those in force, by name."""
+        """The overrides in force, by name."""
         now_ms = to_ms(self._clock())
         known = (replace(one, left_s=(one.until_ms - now_ms) / 1000) for one in self._overrides.values())
         return sorted((one for one in known if one.left_s > 0), key=lambda one: one.name)

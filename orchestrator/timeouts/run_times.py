@@ -1,4 +1,4 @@
-"""Where the counts of run times are read: in Redis, or in eager mode in memory."""
+"""Reads the counts of run times: in Redis, or in eager mode in memory."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Protocol
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.keys import RUN_TIME_DAYS
-from orchestrator.core.run_times import bucket_of
+from orchestrator.core.policies.run_times import bucket_of
 from orchestrator.transport.store import Store
 
 #: Tasks that are read in one round trip.
@@ -27,7 +26,7 @@ class RunTimesReader(Protocol):
 
 
 class RedisRunTimes:
-    """Those that workers have written."""
+    """The run times that workers have recorded in Redis."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -56,18 +55,18 @@ class RedisRunTimes:
                         of_task = found.setdefault(task, Counter())
                         of_task.update({int(bucket): int(count) for bucket, count in fields.items()})
         except RedisError as error:
-            raise BrokerUnavailable(self._store.url, error) from error
+            raise self._store.failure(error) from error
         return found
 
 
 class InMemoryRunTimes:
-    """Those of a process in eager mode."""
+    """The run times of a process in eager mode."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[int]] = {}
 
     def record(self, task: str, seconds: float) -> None:
-        """An attempt of a task was handled after so many seconds, or timed out (-1)."""
+        """Record an attempt of a task: handled after ``seconds``, or timed out (-1)."""
         self._counts.setdefault(task, Counter())[bucket_of(seconds)] += 1
 
     def counts(self, tasks: Iterable[str]) -> Mapping[str, Mapping[int, int]]:

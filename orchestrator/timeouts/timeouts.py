@@ -10,15 +10,15 @@ from celery import Celery
 
 from orchestrator.agents.agent import Agent
 from orchestrator.agents.directory import Directory
-from orchestrator.core.attempt_limits import CURRENT
-from orchestrator.core.effective import seconds
+from orchestrator.core.checks.numbers import is_number
+from orchestrator.core.deliveries.attempt_limits import CURRENT
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.nearest import meant
-from orchestrator.core.numbers import is_number
-from orchestrator.core.run_times import Suggestion, suggest
+from orchestrator.core.policies.effective import seconds
+from orchestrator.core.policies.run_times import Suggestion, suggest
+from orchestrator.core.policies.timeout_classes import allowed_seconds, seconds_of, shown_seconds
+from orchestrator.core.policies.timeout_overrides import Override
 from orchestrator.core.settings import Settings
-from orchestrator.core.timeout_classes import allowed_seconds, seconds_of, shown_seconds
-from orchestrator.core.timeout_overrides import Override
+from orchestrator.core.spelling.nearest import meant
 from orchestrator.sending.address import Address
 from orchestrator.timeouts.overrides import Overrides
 from orchestrator.timeouts.run_times import RunTimesReader
@@ -30,7 +30,7 @@ _LONGEST_S = 30 * 24 * 3600.0
 
 
 class Mode(Protocol):
-    """Where overrides and run times are: in Redis or in memory."""
+    """The backend of overrides and run times: Redis, or memory."""
 
     @property
     def overrides(self) -> Overrides:
@@ -38,7 +38,7 @@ class Mode(Protocol):
 
     @property
     def run_times(self) -> RunTimesReader:
-        """How long attempts took."""
+        """The run times of attempts."""
 
 
 class Timeouts:
@@ -131,7 +131,7 @@ class Timeouts:
         return [*agents, *self._downs(), *plain]
 
     def suggest(self, name: str | None = None, *, margin: float = 2.0) -> list[Suggestion]:
-        """What timeouts the run times of the last 7 days suggest: ``margin`` times the 99th percentile.
+        """The timeouts that the run times of the last 7 days suggest: ``margin`` times the 99th percentile.
 
         Of all messages and tasks that have run, or of those that ``name`` stands for. Workers add the run times of
         supervised attempts to Redis every 5 s. They are measured where they run, so ``timeout_factor`` is no part of

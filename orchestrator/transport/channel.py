@@ -4,41 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from time import monotonic
-from typing import Any, NoReturn
+from typing import Any, Final
 
+from hiredis import pack_command
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
-from orchestrator.core.clock import to_ms
-from orchestrator.core.keys import GROUP
 from orchestrator.core.log import get_logger
-from orchestrator.transport.claim_buffer import Buffered
+from orchestrator.transport.claim_choice import ClaimChoice
+from orchestrator.transport.claim_intake import ClaimIntake
 from orchestrator.transport.delivered_message import DeliveredMessage
 from orchestrator.transport.delivery import Delivery
 from orchestrator.transport.liveness.incarnation import Incarnation
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
-from orchestrator.transport.liveness.worker_state import WORKER_STATE
 from orchestrator.transport.mailbox_entry import MalformedEntry, decode
 from orchestrator.transport.publishing import PublishingChannel
 from orchestrator.transport.qos import QoS
-from orchestrator.transport.reader import NoLease, Reader
+from orchestrator.transport.reader import Reader
+from orchestrator.transport.reading_stop import stop_reading
+from orchestrator.transport.redis.broken_keys import attach_command
+from orchestrator.transport.redis.refusals import is_wrong_type
 from orchestrator.transport.redis.scripts import source
 from orchestrator.transport.settling.settler import Settler
 
 logger = get_logger(__name__)
 
+#: Pause before a worker connects again after a key was of another type: somebody has to move it away.
+_BROKEN_KEY_PAUSE_S: Final = 1.0
+
 
 class Channel(PublishingChannel):
-    """The whole channel: it also claims messages, delivers them, and settles them."""
+    """kombu's channel on streams. What it claims, how claims are taken in, delivered and settled is in its parts."""
 
     QoS = QoS
     Message = DeliveredMessage
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.delivery = Delivery(self, self._requeue_stalled)
+        self.delivery = Delivery(self, lambda stalled: self._intake.requeue_stalled(stalled))
         #: Queues consumed from without acknowledging.
         self.no_ack_queues: set[str] = set()
         self._fenced = False
@@ -47,8 +53,10 @@ class Channel(PublishingChannel):
         self._kept_alive_at = float("-inf")
         #: Since when a reply of Redis has been expected that is not taken in yet.
         self._expecting_since: float | None = None
+        self.claim_choice = ClaimChoice(self)
         super().__init__(*args, **kwargs)
         self.reader = Reader(self.keys, self.levels, self.options)
+        self._intake = ClaimIntake(self)
         self.settler = Settler(self.keys, self.options, lambda: self.wire, self._on_settled)
 
     def _on_settled(self, tag: str) -> None:
@@ -62,12 +70,14 @@ class Channel(PublishingChannel):
     ) -> Any:
         """Start consuming. The first consumer that acknowledges has this process register an incarnation."""
         if queue not in self._fanout_queues:
-            self._make_streams([queue])
+            with self.waiting_for_keys():
+                self._make_streams([queue])
             if no_ack:
                 self.no_ack_queues.add(queue)
             else:
                 self.no_ack_queues.discard(queue)
-                self._hold(queue)
+                with self.waiting_for_keys():
+                    self._hold(queue)
         self.reader.is_empty = False
         result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
         if queue not in self._fanout_queues:
@@ -144,44 +154,9 @@ class Channel(PublishingChannel):
                 holder.requeue_unreceived(0, reader=self)
                 self._claimed_on = connection._sock
         self._in_poll = connection
-        self._expecting_since = monotonic()
-        self._brpop_sent_at = monotonic()
-        command = self._next_command(queues)
-        connection.send_packed_command(connection.pack_command(*command), check_health=False)
-
-    def _next_command(self, queues: Sequence[str]) -> tuple[Any, ...]:
-        if self.delivery.buffer:
-            return self.reader.nudge()
-        if self.reader.is_empty:
-            streams = [stream for queue in queues for stream in self._streams(queue, bell=True)]
-            longest_s = min(self.options.block_s, self.brpop_timeout or self.options.block_s)
-            return self.reader.sleep(streams, self.incarnation, to_ms(longest_s))
-        credit, ahead = self._credit()
-        leased = self.settler.holder is not None
-        return self.reader.claim(queues, self.incarnation, credit, ahead, leased=leased)
-
-    def _credit(self) -> tuple[int, int]:
-        """How many messages to claim: to be delivered now, and ahead of free slots."""
-        if self.delivery.take_single():
-            return 1, 0
-        room = self._room(int(self.options.batch))
-        if self.reader.ahead is None or not self._may_claim_ahead():
-            return room, 0
-        return room, self.reader.ahead.count
-
-    def _may_claim_ahead(self) -> bool:
-        if self.settler.holder is None or "can_consume" in vars(self.qos) or WORKER_STATE.is_stopping():
-            return False
-        return self.qos.can_consume_max_estimate() is not None and not self.no_ack_queues
-
-    def _room(self, most: int) -> int:
-        """How many messages may be delivered now, at least 1 and at most ``most``."""
-        if self.settler.holder is None or "can_consume" in vars(self.qos):
-            # Without a lease no sweep requeues what was claimed and not delivered; or Celery's
-            # ``worker_disable_prefetch`` has replaced the limit by its own question: may one more be run?
-            return 1
-        left = self.qos.can_consume_max_estimate()
-        return most if left is None else max(1, min(most, left))
+        self._expecting_since = self._brpop_sent_at = monotonic()
+        # redis-py's own packer looks at each argument first.
+        connection.send_packed_command((pack_command(self.claim_choice.next_command(queues)),), check_health=False)
 
     def _brpop_read(self, **options: Any) -> bool:
         """Read the reply, and deliver what it brought."""
@@ -192,7 +167,7 @@ class Channel(PublishingChannel):
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
-        self._take_in(reply)
+        self._intake.take_in(reply)
         self._expecting_since = None
         if not self.delivery.buffer:
             raise kombu_redis.Empty
@@ -210,58 +185,17 @@ class Channel(PublishingChannel):
             return None
         except ResponseError as error:
             if not any(word in str(error) for word in ("NOGROUP", "UNBLOCKED")):
-                # A server that refuses for a while (failover, disk full, too few replicas). After a connection error,
-                # Celery connects again, with a pause.
+                # A server that refuses for a while (failover, disk full, too few replicas), or a key of another type.
+                # After a connection error, Celery connects again, with a pause.
                 connection.disconnect()
-                raise RedisConnectionError(str(error)) from error
+                if is_wrong_type(error):
+                    attach_command(error, [self.keys.flow(queue) for queue in self.active_queues])
+                    threading.Event().wait(_BROKEN_KEY_PAUSE_S)
+                raise self.named_refusal(error) from error
             # A stream was deleted, or the database flushed.
             self._make_streams(self.active_queues)
             self.reader.is_empty = False
             return None
-
-    def _take_in(self, reply: Any) -> None:
-        buffer, reader = self.delivery.buffer, self.reader
-        try:
-            claimed, doorbells = reader.read(reply)
-        except NoLease:
-            self._break_off()
-        if not reader.slept:
-            self._rotate_queues(claimed)
-        self._record_claimed(claimed)
-        buffer.extend(claimed)
-        for stream, entry in doorbells:
-            self.wire.call("XACK", stream, GROUP, entry)
-            self.wire.call("XDEL", stream, entry)
-        if reader.slept:
-            self._requeue_surplus()
-            reader.count_claimed(len(buffer))
-        else:
-            reader.count_claimed(len(claimed))
-
-    def _break_off(self) -> NoReturn:
-        self.on_fenced()
-        raise RedisConnectionError(f"{self.incarnation} was fenced")
-
-    def _rotate_queues(self, claimed: list[Buffered]) -> None:
-        for claim, _ in claimed:
-            self._queue_cycle.rotate(claim.queue)
-
-    def _record_claimed(self, claimed: list[Buffered]) -> None:
-        for claim, _ in claimed:
-            self.settler.took(claim)
-
-    def _requeue_surplus(self) -> None:
-        """A sleeping read takes one message of each step and queue, which may be more than are allowed."""
-        if self.settler.holder is not None:
-            buffer = self.delivery.buffer
-            surplus = buffer.pop_last(max(0, len(buffer) - self._room(len(buffer))))
-            self.settler.requeue([claim.tag for claim, _ in surplus])
-
-    def _requeue_stalled(self, stalled: list[Buffered]) -> None:
-        """Requeue what was claimed ahead and got no slot. Called in the buffer's thread."""
-        if self.reader.ahead is not None:
-            self.reader.ahead.stalled()
-        self.settler.requeue([claim.tag for claim, _ in stalled])
 
     def overdue_s(self) -> float | None:
         """For how many seconds a reply of Redis is overdue; ``None`` if none is, or there is something to read."""
@@ -288,15 +222,11 @@ class Channel(PublishingChannel):
         except NoScriptError:
             self.wire.call("SCRIPT", "LOAD", source("claim"))
             reply = self.wire.call(*command)
-        try:
-            claimed = self.reader.read_claimed(reply, [queue])
-        except NoLease:
-            self._break_off()
-        self._rotate_queues(claimed)
-        self._record_claimed(claimed)
-        if not claimed:
+        taken = self._intake.take_one(reply, queue)
+        if taken is None:
             raise kombu_redis.Empty
-        ((claim, raw),) = claimed
+        claim, raw = taken
+        claim.delivered = True
         redelivered = claim.deaths > 0 or claim.came_back
         try:
             payload = decode(raw, tag=claim.tag, queue=queue, redelivered=redelivered)
@@ -350,35 +280,9 @@ class Channel(PublishingChannel):
     # -- stopping
 
     def _stop_reading(self, *, for_good: bool = False) -> None:
-        """Take back what is asked of Redis, so that no message is given to a reader that has stopped.
-
-        ``for_good`` also requeues what was delivered and not started. Messages come again in the order in which they
-        are requeued, so the oldest goes first.
-        """
         connection, self._in_poll = self._in_poll, None
-        if connection:
-            try:
-                connection.disconnect()
-            except (RedisError, OSError):
-                logger.debug("closing the reading connection failed", exc_info=True)
-        if for_good and self._qos is not None:
-            self._qos.restore_unacked_once()
-        self.reader.forget()
         self._expecting_since = None
-        self.settler.requeue_unstarted([claim.tag for claim, _ in self.delivery.take_all()])
-        holder = self.settler.holder
-        if connection and holder is not None:
-            try:
-                # Claims that were served before the connection closed, and whose reply was not read.
-                holder.requeue_unreceived(0, reader=self)
-            except (RedisError, OSError):
-                logger.debug("claims whose reply was lost not searched for; a sweep requeues them", exc_info=True)
-        if holder is None and self.no_ack_queues:
-            streams = [(stream, queue) for queue in self.no_ack_queues for stream in self._streams(queue)]
-            try:
-                self.settler.requeue_unread(self.incarnation, streams)
-            except (RedisError, OSError):
-                logger.debug("unread messages not requeued; a sweep requeues them", exc_info=True)
+        stop_reading(self, connection, for_good=for_good)
 
     def close(self) -> None:
         """Stop consuming; messages not started are back in their queues before this returns."""

@@ -1,4 +1,4 @@
-"""How many messages a worker claims beyond its free slots: what it runs within a moment, and none behind a slow one."""
+"""Computes how many messages a worker claims beyond its free slots: what it runs within a moment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClaimAhead:
 
     @property
     def count(self) -> int:
-        """How many messages to claim beyond the free slots."""
+        """The number of messages to claim beyond the free slots."""
         return self._count
 
     def claimed(self, count: int, now_s: float) -> None:
@@ -38,5 +38,5 @@ class ClaimAhead:
         self._claimed_at = None
 
     def stalled(self) -> None:
-        """What was claimed ahead went back, because no slot became free."""
+        """Messages claimed ahead were requeued, because no slot became free."""
         self._count, self._claimed_at = 0, None

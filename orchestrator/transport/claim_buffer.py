@@ -88,7 +88,7 @@ class ClaimBuffer:
                     logger.exception("%d messages that were claimed ahead could not be requeued", len(expired))
 
     def _pop_expired(self) -> list[Buffered] | None:
-        """What was claimed ahead, if its time is over; ``None`` if it is not."""
+        """The messages claimed ahead, if their time is over; else ``None``."""
         with self._lock:
             if not self._items or self._expires_at is None:
                 return []

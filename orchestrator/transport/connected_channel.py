@@ -7,14 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
+from orchestrator.core.checks.broker_url import masked
 from orchestrator.core.keys import Keys, levels_of
 from orchestrator.transport.older_kombu import KombuChannel
 from orchestrator.transport.options import Options
+from orchestrator.transport.redis.broken_keys import describe_refusal
 from orchestrator.transport.redis.command_connection import CommandConnection, Pool
 from orchestrator.transport.redis.connections import SocketConnection, TcpConnection, TlsConnection
 from orchestrator.transport.redis.inherited_descriptors import INHERITED
-from orchestrator.transport.redis.refusals import as_unavailable
+from orchestrator.transport.redis.refusals import RefusesForNow, as_unavailable, is_wrong_type
 from orchestrator.transport.redis.unix_socket import unix_socket
 
 #: Timeout of Redis' replies where kombu's options set none, so that no wait lasts for ever.
@@ -68,6 +71,25 @@ class ConnectedChannel(KombuChannel):
         pool = super()._get_pool(asynchronous)
         INHERITED.watch_pool(pool)
         return pool
+
+    @contextmanager
+    def waiting_for_keys(self) -> Iterator[None]:
+        """Have a key of another type be a server that refuses for now, so that a worker waits until it is moved away.
+
+        Raises:
+            RefusesForNow: instead of Redis' error; its text names the key.
+        """
+        try:
+            yield
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            raise self.named_refusal(error) from error
+
+    def named_refusal(self, error: ResponseError) -> RefusesForNow:
+        """A refusal as a connection error. If a key is of another type than it should be, it names the key."""
+        url = masked(self.connection.client.as_uri())
+        return RefusesForNow(str(describe_refusal(error, self.pool, self.keys, self.levels, url)))
 
     def own_pool(self) -> Pool:
         """A pool that outlives this channel."""

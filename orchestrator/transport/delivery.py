@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.core.outcome import Reason
+from orchestrator.core.deliveries.outcome import Reason
 from orchestrator.transport.claim_buffer import Buffered, ClaimBuffer
 from orchestrator.transport.letter_draft import LetterDraft
 from orchestrator.transport.liveness.claim import Claim
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 #: A solo pool runs tasks while we deliver; after this long the event loop gets its turn.
 _SLICE_S = 0.05
+
+#: In the header of a message that may have to be ended, and not run again, after a death (see requeue.lua).
+_ON_DEATH = b'"on_death"'
 
 
 class Delivery:
@@ -103,11 +106,17 @@ class Delivery:
         channel, settler = self._channel, self._channel.settler
         if claim.ahead and settler.holder is not None:
             claim.ahead = False
-            settler.holder.claims.mark_delivered(claim)
+            claims = settler.holder.claims
+            mark = claims.confirm_delivered if _ON_DEATH in raw else claims.mark_delivered
+            if not mark(claim):
+                # If this process died now, it would be requeued as one that cannot have begun; or it was already.
+                settler.requeue([claim.tag])
+                return
         if channel.connection is None or claim.queue not in channel.connection._callbacks:
             # Cancelled while the message was on its way.
             settler.requeue([claim.tag])
             return
+        claim.delivered = True
         redelivered = claim.deaths > 0 or claim.came_back
         try:
             payload = decode(raw, tag=claim.tag, queue=claim.queue, redelivered=redelivered)
@@ -122,7 +131,7 @@ class Delivery:
             return
         no_ack = claim.queue in channel.no_ack_queues
         if no_ack and settler.holder is None:
-            # It is its reader's now; or it was requeued, because that had not read it for so long.
+            # It belongs to its reader now; or it was requeued, because the reader did not read it in time.
             if settler.settle_unheld(claim.tag):
                 channel.connection._callbacks[claim.queue](message)
             return

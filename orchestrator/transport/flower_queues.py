@@ -45,7 +45,7 @@ def counting_streams(flowers_own: Queues) -> Queues:
 
 
 async def _lengths(broker: Any, names: list[str]) -> Lengths | None:
-    """What waits in each mailbox; ``None`` if there are none, or this user of Redis may not know."""
+    """The number of messages in each mailbox; ``None`` if there are none, or this user of Redis may not know."""
     try:
         mailboxes = await broker.redis.smembers(Keys(broker.broker_prefix).queues)
     except ResponseError:

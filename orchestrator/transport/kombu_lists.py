@@ -14,7 +14,7 @@ _BETWEEN: Final = "\x06\x16"
 def left_in_lists(
     call: Callable[..., Any], prefix: str, queues: Iterable[str], levels: Sequence[str]
 ) -> dict[str, int]:
-    """How many messages lie in the lists of each queue that has some; ``prefix`` is kombu's ``global_keyprefix``.
+    """The lengths of the lists of each queue that has some; ``prefix`` is kombu's ``global_keyprefix``.
 
     Raises:
         redis.exceptions.RedisError: Redis is away.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.fingerprint import fingerprint, normalised_stack
-from orchestrator.core.masking import mask
-from orchestrator.core.supervision import Failure
+from orchestrator.core.deliveries.fingerprint import fingerprint, normalised_stack
+from orchestrator.core.deliveries.supervision import Failure
+from orchestrator.core.secrets.masking import mask
 from orchestrator.telemetry import emit, events
 
 #: Longest text of an error that is recorded.
@@ -24,7 +24,7 @@ MESSAGE_LIMIT: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class LetterDraft:
-    """Why a message becomes a dead letter."""
+    """The reason why a message becomes a dead letter."""
 
     reason: str
     #: The type of the error, and its text; empty if there was none.
@@ -42,7 +42,7 @@ class LetterDraft:
         return f"{self.error}: {self.text}"
 
     def fields(self, queue: str, incarnation: str = "", hidden: Iterable[str] = ()) -> dict[str, Any]:
-        """What is recorded, as JSON data; in texts, the values of the ``hidden`` fields are masked."""
+        """The recorded fields, as JSON data; in texts, the values of the ``hidden`` fields are masked."""
         why: dict[str, Any] = {"reason": self.reason, "attempts": self.attempts, "by": self.by or incarnation}
         if self.error or self.text:
             why["error"] = {"type": self.error, "message": self.text[:MESSAGE_LIMIT]}

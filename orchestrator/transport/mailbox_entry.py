@@ -11,8 +11,8 @@ from typing import Any
 from kombu.utils.json import loads as kombu_loads
 from pydantic_core import from_json
 
-from orchestrator.core.death import UNPROVED
-from orchestrator.core.supervision import HEADER, header_in
+from orchestrator.core.deliveries.death import UNPROVED
+from orchestrator.core.deliveries.supervision import HEADER, header_in
 
 #: What a replayed dead letter's envelope begins with, and the header that it becomes: the letter it was (``of``), the
 #: one its line began with (``first``), how often it was replayed (``replays``), how often of that automatically
@@ -42,21 +42,18 @@ class MalformedEntry(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DeathHistory:
-    """What a message has behind it."""
+    """The deaths of a message's earlier holders."""
 
-    #: Deaths of processes that ran it, whatever they say of it.
+    #: Deaths of processes that ran it, whether or not they count against it.
     deaths: int = 0
-    #: Those that count against it (see requeue.lua).
+    #: Deaths that count against it (see requeue.lua).
     counted: int = 0
-    #: Returns of which nobody knows whether it was the cause: unproved deaths, and holders that died before it began.
+    #: Deaths that it may not have caused: they are not proved, or the holder died before the message began.
     unattributed: int = 0
 
 
 def read_death_history(raw: bytes) -> DeathHistory:
-    """What ``claim.lua`` says of a message's past.
-
-    Nobody but the transport writes it; if somebody did, the message has no past.
-    """
+    """The death history in the text that ``claim.lua`` returns; an empty one if the text is malformed."""
     unattributed_deaths, _, text = raw.partition(b" ")
     try:
         listed = json.loads(text) if text else []

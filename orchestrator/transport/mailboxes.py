@@ -49,6 +49,16 @@ class MailboxChannel(ConnectedChannel):
         else:
             self.wire.run(*commands.declare(self.keys, queue))
 
+    def queue_declare(self, *args: Any, **kwargs: Any) -> Any:
+        """As kombu's. A worker outlives a mailbox that is a key of another type."""
+        with self.waiting_for_keys():
+            return super().queue_declare(*args, **kwargs)
+
+    def queue_bind(self, *args: Any, **kwargs: Any) -> Any:
+        """As kombu's. A worker outlives an exchange that is a key of another type."""
+        with self.waiting_for_keys():
+            return super().queue_bind(*args, **kwargs)
+
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         try:
             super()._queue_bind(exchange, routing_key, pattern, queue)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.core.supervision import HEADER
+from orchestrator.core.deliveries.supervision import HEADER
 
 
 def envelope(

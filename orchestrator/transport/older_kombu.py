@@ -1,4 +1,4 @@
-"""What kombu 5.6's Redis transport lacks and ours relies on: queues that expire, and fanout in batches."""
+"""Adds to kombu 5.6's Redis transport what the channel relies on: queues that expire, and fanout in batches."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class OlderPoller(kombu_redis.MultiChannelPoller):
         super().on_poll_start()
 
     def get(self, callback: Callable[..., Any], timeout: float | None = None) -> None:
-        """Where there is no event loop."""
+        """Serve a connection without an event loop."""
         self.maybe_refresh_binding_expiry()
         super().get(callback, timeout)
 

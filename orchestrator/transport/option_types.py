@@ -12,10 +12,10 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.imports import symbol_by_name
 from redis import SSLConnection
 
+from orchestrator.core.checks.numbers import is_number, is_whole_number
 from orchestrator.core.errors import InvalidSettings
-from orchestrator.core.masked_repr import masked, masked_repr
-from orchestrator.core.nearest import meant
-from orchestrator.core.numbers import is_number, is_whole_number
+from orchestrator.core.secrets.masked_repr import masked, masked_repr
+from orchestrator.core.spelling.nearest import meant
 from orchestrator.transport.options import Options
 
 _CERT_REQS: Final = ("required", "optional", "none", *ssl.VerifyMode)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
+from orchestrator.core.checks.numbers import is_number, is_whole_number
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import InvalidSettings
-from orchestrator.core.numbers import is_number, is_whole_number
-from orchestrator.core.redact import USUAL
+from orchestrator.core.secrets.redact import USUAL
 
 _NOT_NUMBERS = (
     "node_name",
@@ -30,10 +30,10 @@ DeathHook: TypeAlias = Callable[[str, str], bool]
 #: A script that moves a message of this size (bytes) holds Redis for about 80 ms.
 LARGE_BYTES = 16 * 1024 * 1024
 
-#: Round trips that connecting and the next heartbeat take; the margin for slow round trips is at most the second
-#: number.
+#: Round trips that connecting and the next heartbeat take. The margin for slow round trips has a limit; with a heart,
+#: which connects on its own, a lower one, so that a death of both is known within 2 s.
 _ROUND_TRIPS_TO_CONNECT = 6
-_LONGEST_MARGIN_MS = 2000
+_LONGEST_MARGIN_MS, _LONGEST_MARGIN_WITH_HEART_MS = 2000, 1300
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,8 @@ class Options:
         that is alive proves the death at once.
         """
         usual_ms = to_ms(self.heartbeat_s if has_heart else 0.4 * self.heartbeat_s)
-        margin_ms = min(max(usual_ms, _ROUND_TRIPS_TO_CONNECT * round_trip_ms), _LONGEST_MARGIN_MS)
+        longest_ms = _LONGEST_MARGIN_WITH_HEART_MS if has_heart else _LONGEST_MARGIN_MS
+        margin_ms = min(max(usual_ms, _ROUND_TRIPS_TO_CONNECT * round_trip_ms), longest_ms)
         return min(to_ms(self.heartbeat_timeout_s) + margin_ms, to_ms(self.lease_s))
 
     @classmethod

@@ -63,6 +63,8 @@ class Poller(KombuPoller):
         super().__init__()
         self._look_again = False
         self._loop: Any = None
+        #: Descriptors that were opened since the event loop was last told which to watch.
+        self._unwatched: set[int] = set()
         #: Always readable: while the event loop watches it, the loop does not sleep.
         self._always_readable: _Wakeup | None = None
         self._is_watching_it = False
@@ -115,6 +117,20 @@ class Poller(KombuPoller):
     def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802
         if not (self._is_watching_it and channel.delivery.is_possible()):
             super()._register_BRPOP(channel)
+
+    def _register(self, channel: Any, client: Any, type: str) -> None:
+        super()._register(channel, client, type)
+        self._unwatched.add(client.connection._sock.fileno())
+
+    @property
+    def fds(self) -> dict[int, Any]:
+        """The descriptors to watch. With an event loop, those that it does not watch yet: kombu adds them each time."""
+        listed: dict[int, Any] = super().fds
+        if self._loop is None or self._in_protected_read:
+            return listed
+        unwatched, self._unwatched = self._unwatched, set()
+        watched = self._loop.readers
+        return {fd: channel for fd, channel in listed.items() if fd in unwatched or fd not in watched}
 
     def close(self) -> None:
         """Forget all channels."""

@@ -35,7 +35,7 @@ def open_batch(producer: Any, max_size: int = MAX_SIZE) -> AbstractContextManage
 
 
 class ProducerBatch:
-    """What ``kombu.Producer.batch()`` of kombu 5.7 returns, made of what a producer of kombu 5.6 has."""
+    """The batch that ``kombu.Producer.batch()`` of kombu 5.7 returns, made of what a producer of kombu 5.6 has."""
 
     def __init__(self, producer: Any, max_size: int) -> None:
         self.producer = producer
@@ -45,7 +45,7 @@ class ProducerBatch:
 
     @property
     def state(self) -> Self:
-        """Where kombu's batch has its session."""
+        """The place where kombu's batch has its session."""
         return self
 
     def __enter__(self) -> Self:

@@ -4,36 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from time import monotonic
+from typing import Any, Final
 
-from kombu.utils.json import JSONEncoder
 from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.deliveries.outcome import Reason
 from orchestrator.core.errors import MessageTooLarge
 from orchestrator.core.log import get_logger
-from orchestrator.core.outcome import Reason
-from orchestrator.transport.admission.ask_record import HostGone, SharedRecord, record_of
+from orchestrator.transport.admission.ask_record import AskRecord, HostGone, SharedRecord, ToLiving, record_of
 from orchestrator.transport.admission.flow_control import retry_until_room
 from orchestrator.transport.admission.idempotency import idempotency_key_of
 from orchestrator.transport.admission.publish_dedup import Unanswered
 from orchestrator.transport.batch import PublishBatch
+from orchestrator.transport.json_text import encode
 from orchestrator.transport.letter_draft import LetterDraft
 from orchestrator.transport.mailboxes import MailboxChannel, is_control_reply
 from orchestrator.transport.options import LARGE_BYTES
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.commands import AskTexts, Attempt, Call
 from orchestrator.transport.redis.refusals import RefusesForNow
 
 logger = get_logger(__name__)
 
-#: kombu makes an encoder for each message.
-_encode = JSONEncoder().encode
-
 _unanswered = Unanswered()
+
+#: Pause before the next request where Redis cannot be slept on.
+_PAUSE_S: Final = 0.05
 
 
 class PublishingChannel(MailboxChannel):
@@ -89,21 +93,45 @@ class PublishingChannel(MailboxChannel):
                 return ask.call(self.keys, queue, level, message, limit, attempt)
             return commands.publish(*keys, [message], limit=limit, to_existing=to_existing, attempt=attempt)
 
+        waits = ask.connection if isinstance(ask, ToLiving) else None
+
         def accepted(_: int = 0) -> Any:
-            reply = self._once(said, call)
+            reply = self._once(said, call, waits)
             if type(reply) is list and reply[0] == b"down":
                 raise HostGone
             return reply
 
-        reply = accepted()
-        if type(reply) is list:
-            retry_until_room(queue, reply, 1, accepted)
+        asked = ask if isinstance(ask, AskRecord) else None
+        try:
+            reply = accepted()
+            if type(reply) is list:
+                retry_until_room(queue, reply, 1, accepted, partial(self._sleep, asked.id) if asked else None)
+        except (RedisError, OSError):
+            raise
+        except BaseException:
+            if asked is not None and asked.in_flight and asked.wait_ms:
+                self._leave_line(queue, asked.id)
+            raise
+
+    def _leave_line(self, queue: str, ask_id: str) -> None:
+        """Have a request whose caller waits no more, for whatever reason, keep no place from those behind it."""
+        with suppress(RedisError, OSError):
+            self.wire.run(*commands.leave_line(self.keys, queue, ask_id))
+
+    def _sleep(self, ask_id: str, longest_s: float) -> None:
+        """Sleep until the request of an ask, which waits for a bulkhead, is woken; at most for so long."""
+        began_s = monotonic()
+        try:
+            self.wire.call("BLPOP", self.keys.wake(ask_id), max(0.001, longest_s))
+        except RedisError:
+            # What is wrong, the next request says.
+            threading.Event().wait(max(0.0, min(_PAUSE_S, longest_s - (monotonic() - began_s))))
 
     def accept_asks(self, queue: str, level: str, record: SharedRecord, requests: Sequence[AskTexts]) -> bool:
         """Put the requests of asks into one level of a mailbox, all or none.
 
         Returns:
-            Whether they were accepted. If not, the mailbox has flow control, which has to be asked for each.
+            Whether they were accepted. If not, the mailbox' flow control has to be asked for each.
 
         Raises:
             redis.exceptions.RedisError: Redis is unreachable, or refused them.
@@ -135,11 +163,14 @@ class PublishingChannel(MailboxChannel):
                 queue,
             )
 
-    def _once(self, said: Hashable, call: Callable[[Attempt], Call]) -> Any:
+    def _once(
+        self, said: Hashable, call: Callable[[Attempt], Call], connection: CommandConnection | None = None
+    ) -> Any:
         """Run a script that publishes what is ``said``, so that it is accepted once however often the reply is lost."""
-        attempt = _unanswered.attempt(said, self.keys, self.wire.name)
+        wire = connection or self.wire
+        attempt = _unanswered.attempt(said, self.keys, wire.name)
         try:
-            return self.wire.run(*call(attempt))
+            return wire.run(*call(attempt))
         except ResponseError:
             raise
         except RefusesForNow:
@@ -158,7 +189,7 @@ class PublishingChannel(MailboxChannel):
         batch: PublishBatch | None = kwargs.get("_publish_batch")
         headers = message.get("headers") or {}
         delay_ms = _delay_ms(headers)
-        body = _encode(message)
+        body = encode(message)
         once = idempotency_key_of(message)
         level = self.level_of(message)
         said = queue, headers.get("id") or message["body"], headers.get("retries")
@@ -209,7 +240,7 @@ class PublishingChannel(MailboxChannel):
         letter = LetterDraft(Reason.UNROUTABLE.value, "Unroutable", text)
         headers = message["headers"]
         said = exchange, routing_key, headers.get("id"), headers.get("retries")
-        raw, full = _encode(message), json.dumps(letter.fields(routing_key))
+        raw, full = encode(message), json.dumps(letter.fields(routing_key))
         self._once(
             said,
             lambda attempt: commands.dead_letter_unsent(

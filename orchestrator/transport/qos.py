@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import virtual
 
-from orchestrator.core.outcome import Reason
+from orchestrator.core.deliveries.outcome import Reason
 from orchestrator.transport.letter_draft import LetterDraft
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
+from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, RETURNED, Keys
 from orchestrator.transport.claim_ahead import ClaimAhead
 from orchestrator.transport.claim_buffer import Buffered
@@ -27,6 +28,9 @@ _NO_LEASE = -2
 
 #: From here down, a reply's first number says that a mailbox is on hold.
 _ON_HOLD = -10
+
+#: Lists of mailboxes for which the keys of a claim are kept: those of one list, in turns.
+_MOST_KEPT = 64
 
 #: Longest sleep of a reader one of whose mailboxes is on hold, when it does not wait at its other streams either, or is
 #: one that only the leader of an election claims from.
@@ -58,6 +62,13 @@ class Reader:
         self.limited: frozenset[str] = frozenset()
         #: How many messages are claimed beyond the free slots; ``None`` if none ever are.
         self.ahead = ClaimAhead(int(options.batch)) if options.claim_ahead else None
+        self._block_s = float(options.block_s)
+        #: Whether no mailbox of the last claim has anything that only a claim looks at.
+        self._may_stay_asleep = False
+        #: By the monotonic clock, when the last command was sent, and the last claim, and when that was answered.
+        self._asked_at = self._claimed_at = self._claim_answered_at = float("-inf")
+        #: What a claim of these mailboxes names; it is the same from claim to claim.
+        self._claim_keys: dict[tuple[str, ...], list[str]] = {}
 
     def forget(self) -> None:
         """No reply is expected any more."""
@@ -88,7 +99,11 @@ class Reader:
             # A read at the streams would claim.
             streams = [stream for stream in streams if stream.startswith(self._keys.stream("", DOORBELL))]
             longest_ms = min(longest_ms, _ON_HOLD_SLEEP_MS)
-        sleep_ms = longest_ms if self.due_ms < 0 else max(1, min(longest_ms, self.due_ms))
+        self._asked_at = monotonic()
+        sleep_ms = longest_ms
+        if self.due_ms >= 0:
+            left_ms = self.due_ms - to_ms(self._asked_at - self._claim_answered_at)
+            sleep_ms = max(1, min(longest_ms, left_ms))
         if not streams:
             return "BLPOP", self._keys.wake(""), sleep_ms / 1000
         return (
@@ -101,6 +116,7 @@ class Reader:
     ) -> tuple[Any, ...]:
         """The command that claims up to ``credit`` messages to deliver now, and ``ahead`` more."""
         self._asked, self._asked_queues, self._asked_credit = _CLAIM, queues, credit
+        self._asked_at = self._claimed_at = monotonic()
         self._drained()
         return self.claim_command(queues, incarnation, credit, ahead, leased=leased)
 
@@ -108,14 +124,20 @@ class Reader:
         self, queues: Sequence[str], incarnation: str, credit: int, ahead: int = 0, *, leased: bool
     ) -> tuple[Any, ...]:
         """As :meth:`claim`, for a connection of which nothing is remembered."""
+        asked = tuple(queues)
+        if len(self._claim_keys) > _MOST_KEPT:
+            self._claim_keys.clear()
+        names = self._claim_keys.get(asked)
+        if names is None:
+            names = self._claim_keys[asked] = commands.claim_keys(self._keys, queues, self._levels)
         script, keys, args = commands.claim(
-            self._keys, queues, self._levels, incarnation, credit, ahead=ahead, leased=leased
+            self._keys, queues, self._levels, incarnation, credit, ahead=ahead, leased=leased, names=names
         )
         return "EVALSHA", sha(script), len(keys), *keys, *args
 
     @property
     def _stride(self) -> int:
-        """How many keys of a claim belong to one mailbox."""
+        """The number of keys of a claim that belong to one mailbox."""
         return len(self._levels) + 2
 
     def _queue_of(self, stream: str) -> str:
@@ -142,7 +164,9 @@ class Reader:
             claimed = self.read_claimed(reply, self._asked_queues)
             for claim, _ in claimed[self._asked_credit :]:
                 claim.ahead = True
-            wait_ms, *withheld = reply[0] if isinstance(reply[0], list) else reply[:1]
+            self._claim_answered_at = monotonic()
+            self._may_stay_asleep = not isinstance(reply[0], list)
+            wait_ms, *withheld = reply[:1] if self._may_stay_asleep else reply[0]
             self.withheld = frozenset(self._asked_queues[(base - 2) // self._stride] for base in withheld if base > 0)
             self.limited = frozenset(self._asked_queues[(-base - 2) // self._stride] for base in withheld if base < 0)
             self.is_on_hold = int(wait_ms) < _ON_HOLD + 2
@@ -150,9 +174,25 @@ class Reader:
             self.is_empty = len(reply) == 1
             return claimed, []
         if self._asked == _SLEEP:
-            self.is_empty = False
-            return self._read_slept(reply)
+            claimed, doorbells = self._read_slept(reply)
+            self.is_empty = bool(claimed) and not doorbells and self._may_sleep_on(claimed)
+            return claimed, doorbells
         return [], []
+
+    def _may_sleep_on(self, claimed: list[Buffered]) -> bool:
+        """Whether to sleep again after a sleep that has brought messages, without a claim that would find nothing more.
+
+        So it is if the message was waited for: one that lay there already, which Redis answers as soon as a claim, is
+        often the first of many.
+        """
+        now = monotonic()
+        waited_s, claim_took_s = now - self._asked_at, self._claim_answered_at - self._claimed_at
+        return (
+            self._may_stay_asleep
+            and waited_s > claim_took_s
+            and now - self._claimed_at < self._block_s
+            and not any(claim.came_back for claim, _ in claimed)
+        )
 
     def count_claimed(self, count: int) -> None:
         """``count`` messages of the last reply are here; how soon they are delivered decides what is claimed ahead."""

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from time import monotonic
+from typing import Any, Final, TypeVar
 
 import redis
 from kombu import Connection
 from kombu.exceptions import OperationalError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from orchestrator.core.broker_url import masked
+from orchestrator.core.checks.broker_url import masked
 from orchestrator.core.errors import BrokerUnavailable, NotSupervised
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
 from orchestrator.transport.liveness.sweep import Sweeper
+from orchestrator.transport.liveness.waiters_sweeper import WaitersSweeper
 from orchestrator.transport.options import Options
+from orchestrator.transport.redis.broken_keys import as_broken_key, attach_command
 from orchestrator.transport.redis.broker import Broker
 from orchestrator.transport.redis.command_connection import CommandConnection, Pool
 from orchestrator.transport.redis.dataset import DatasetRecord, parse
+from orchestrator.transport.redis.patience import sleep_on
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.redis.scripts import Script, sha, source
 from orchestrator.transport.transport import Transport
 
 Answer = TypeVar("Answer")
+
+#: Connections that the threads of a process have at once, unless ``max_connections`` of the transport's options says
+#: otherwise.
+MOST_CONNECTIONS: Final = 10_000
+
+
+class _Client(redis.Redis):
+    """A client whose errors say to which command they are the reply."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            attach_command(error, args)
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +56,7 @@ class Store:
     pool: Any
     url: str
     broker: Broker = field(default_factory=lambda: Broker(""), compare=False)
+    waiters_sweeper: WaitersSweeper | None = field(default=None, compare=False)
 
     def run(self, script: str | Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script of the transport (by name) or of another package.
@@ -53,7 +73,12 @@ class Store:
                 self.client.script_load(script.source.decode())
                 return unwrap_reply(self.client.evalsha(script.sha, len(keys), *keys, *args))
         except RedisError as error:
-            raise BrokerUnavailable(self.url, error) from error
+            raise self.failure(error) from error
+
+    def failure(self, error: BaseException) -> BrokerUnavailable:
+        """What an error of Redis is for users. If a key is of another type than it should be, it names the key."""
+        broken = as_broken_key(error, self.client, self.keys, self.levels, self.url)
+        return broken or BrokerUnavailable(self.url, error)
 
     def dataset(self) -> DatasetRecord | None:
         """The data set's identity and known losses; ``None`` if no incarnation has ever registered.
@@ -64,7 +89,7 @@ class Store:
         try:
             fields: Any = self.client.hgetall(self.keys.dataset)
         except RedisError as error:
-            raise BrokerUnavailable(self.url, error) from error
+            raise self.failure(error) from error
         return parse(fields)
 
     def acknowledge_losses(self) -> None:
@@ -77,7 +102,7 @@ class Store:
             seconds, micros = self.client.time()
             self.client.hset(self.keys.dataset, "acknowledged_ms", str(seconds * 1000 + micros // 1000))
         except RedisError as error:
-            raise BrokerUnavailable(self.url, error) from error
+            raise self.failure(error) from error
 
     def ask(self, question: Callable[[Callable[..., Any]], Answer]) -> Answer:
         """Call ``question`` with a function that runs Redis commands on a connection of its own; returns its result.
@@ -89,9 +114,28 @@ class Store:
         try:
             return question(wire.call)
         except RedisError as error:
-            raise BrokerUnavailable(self.url, error) from error
+            raise self.failure(error) from error
         finally:
             wire.drop()
+
+    def sleep_on(self, key: str, until: float) -> Any:
+        """Wait in Redis as :func:`sleep_on` does, and look whether a sweep is needed if nothing has come.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        found = sleep_on(self.client, key, until)
+        if found is None:
+            self.look_between_waits(until)
+        return found
+
+    def look_between_waits(self, until: float) -> None:
+        """Sweep if a death needs it or nobody else looks for the dead; called after a wait in Redis that was in vain.
+
+        Not at the end of the whole wait, at ``until`` by the monotonic clock.
+        """
+        if self.waiters_sweeper is not None and monotonic() < until:
+            self.waiters_sweeper.after_slice(self.run)
 
     def sweeper(self) -> Sweeper:
         """A sweeper with a connection of its own."""
@@ -136,14 +180,18 @@ def open_store(connection: Connection) -> Store:
     except (OperationalError, RedisError, OSError) as error:
         raise BrokerUnavailable(url, error) from error
     pool = channel.own_pool()
+    if "max_connections" not in (connection.transport_options or {}):
+        # kombu's 10 are meant for one channel. Here each thread takes one for as long as it waits.
+        pool.max_connections = MOST_CONNECTIONS
     store = Store(
-        client=redis.Redis(connection_pool=pool),
+        client=_Client(connection_pool=pool),
         keys=channel.keys,
         options=channel.options,
         levels=channel.levels,
         pool=pool,
         url=url,
         broker=connection.transport.broker,
+        waiters_sweeper=WaitersSweeper(pool, channel.keys, channel.options, channel.levels),
     )
     channel.close()
     connection.release()

@@ -14,7 +14,7 @@ from kombu.utils.functional import dictfilter
 from kombu.utils.imports import symbol_by_name
 from kombu.utils.url import as_url, parse_url
 
-from orchestrator.core.broker_url import ENCODED, problems_of, quoted, scheme_of, servers
+from orchestrator.core.checks.broker_url import ENCODED, problems_of, quoted, scheme_of, servers
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.log import get_logger
 from orchestrator.transport import flower_queues
@@ -93,7 +93,7 @@ def is_supervised(transport: Any) -> bool:
 
 
 def why_not_supervised(conf: Any) -> str:
-    """Why the broker of an app with this configuration is not supervised, and what would be; empty if it is.
+    """The reason why the broker of an app with this configuration is not supervised, and a remedy; empty if it is.
 
     Raises:
         InvalidSettings: the broker's URL cannot be used.
@@ -147,7 +147,7 @@ class Transport(kombu_redis.Transport):
 
     @property
     def default_connection_params(self) -> dict[str, Any]:
-        """What a URL leaves out; a Unix socket has no host."""
+        """The defaults of what a URL leaves out; a Unix socket has no host."""
         params: dict[str, Any] = super().default_connection_params
         if self._unix_socket() is not None:
             params.pop("hostname", None)

@@ -17,7 +17,7 @@ from celery.app.utils import Settings as CelerySettings
 from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
-from orchestrator.core.broker_url import ALLOWED, is_served, masked, problems_of, quoted, scheme_of, servers
+from orchestrator.core.checks.broker_url import ALLOWED, is_served, masked, problems_of, quoted, scheme_of, servers
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.settings import Settings
 from orchestrator.transport.option_types import refuse_bad_options, refuse_bad_ssl

@@ -20,7 +20,7 @@ logger = get_logger(__name__)
 class ExamineRedis(bootsteps.Step):
     """A step of the worker: refuses an unsuitable Redis before anything starts, if Redis answers by then."""
 
-    requires = ("orchestrator.worker.validate_timeouts:ValidateTimeouts",)
+    requires = ("orchestrator.worker.bootsteps.validate_timeouts:ValidateTimeouts",)
 
     def __init__(self, parent: Any, **_: Any) -> None:
         orchestrator = getattr(parent.app, "orchestrator", None)

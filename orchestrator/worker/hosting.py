@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,25 +13,29 @@ from kombu.utils.imports import symbol_by_name
 from orchestrator.agents.agent import Agent
 from orchestrator.agents.context import Context
 from orchestrator.agents.spec import AgentSpec, HandlerSpec
-from orchestrator.core.attempt_limits import CURRENT
-from orchestrator.core.conversation import CURRENT as CONVERSATION
-from orchestrator.core.down import Down
-from orchestrator.core.errors import InvalidMessage
+from orchestrator.agents.votes import is_vote
+from orchestrator.core.calls.conversation import CURRENT as CONVERSATION
+from orchestrator.core.deliveries.attempt_limits import CURRENT
+from orchestrator.core.deliveries.down import Down
+from orchestrator.core.deliveries.supervision import Supervision
+from orchestrator.core.errors import DeadlinePassed, HandlerTimeout, InvalidMessage
 from orchestrator.core.forks import ForkSafeLock
 from orchestrator.core.message import decode, message_name
 from orchestrator.sending.celery_sends import capture_apply
+from orchestrator.sending.mailbox import mailbox
 from orchestrator.transport.celery.own_fields import INCARNATION, own_field
 from orchestrator.transport.celery.strategies import has_own_strategy
 from orchestrator.transport.transport import CELERY_REQUEST, TRACKED_REQUEST
-from orchestrator.worker.attempts import derive
-from orchestrator.worker.execution import supervision_of
-from orchestrator.worker.fencing_token import fence_of
-from orchestrator.worker.replaced_task import inherited, replacing
+from orchestrator.worker.execution.attempts import derive
+from orchestrator.worker.execution.execute import supervision_of
+from orchestrator.worker.execution.fencing_token import fence_of
+from orchestrator.worker.execution.replaced_task import inherited, replacing
 
 if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
+    from orchestrator.wiring.runtime import Runtime
 
-REQUEST = "orchestrator.worker.supervised_request:SupervisedRequest"
+REQUEST = "orchestrator.worker.requests.supervised_request:SupervisedRequest"
 
 #: Celery's own tasks that compute a result, so that they can replace a supervised task (a group ends in `accumulate`).
 _OF_CANVAS: Final = frozenset({"celery.accumulate", "celery.chunks", "celery.map", "celery.starmap"})
@@ -52,29 +57,57 @@ class _Instance:
         return self._agent
 
 
-def register_handlers(app: Celery, orchestrator: Orchestrator, spec: AgentSpec) -> None:
+def host(orchestrator: Orchestrator, agents: Iterable[type[Agent]]) -> None:
+    """Make agents part of an app; see :meth:`orchestrator.app.Orchestrator.host`."""
+    # Later, because it imports Celery's pools.
+    from orchestrator.worker.bootsteps.validate_timeouts import refuse_policies
+
+    runtime = orchestrator.runtime
+    for cls in agents:
+        spec = runtime.directory.declare(cls)
+        if spec is not None:
+            refuse_policies(runtime.directory.addresses_of(spec))
+            runtime.configuration.add_mailbox(mailbox(spec.queue))
+            _register_handlers(runtime.app, orchestrator, spec)
+    runtime.hidden.hide()
+    if runtime.app.finalized:
+        supervise_tasks(runtime.app)
+
+
+def _register_handlers(app: Celery, orchestrator: Orchestrator, spec: AgentSpec) -> None:
     """Make a Celery task of each handler."""
     instance = _Instance(spec.cls)
     # The app's setting is for its own tasks: an agent's message is supervised, so it is acknowledged late.
     late = {"acks_late": True, "reject_on_worker_lost": True}
     options = {"bind": True, "ignore_result": True, "typing": False, "shared": False, **late}
     for message, handler in spec.handlers.items():
-        supervision = partial(orchestrator.runtime.default_supervision, spec.name, message)
+        supervision = partial(_default_supervision, orchestrator.runtime, spec.name, message)
         app.task(
             _runner(orchestrator, spec, handler, instance),
             name=spec.task_name(message),
             __default_supervision__=supervision,
+            # Celery logs these at INFO, without a traceback: most are votes that a ballot no longer waits for.
+            throws=(HandlerTimeout, DeadlinePassed) if is_vote(message) else (),
             **options,
         )
     app.task(_down_runner(orchestrator, spec, instance), name=spec.down_task, **options)
 
 
+def _default_supervision(runtime: Runtime, agent: str, message: str) -> Supervision:
+    """The supervision of a message whose send sets no options."""
+    return runtime.sender.default_supervision(runtime.directory.address(agent, message))
+
+
 def _runner(orchestrator: Orchestrator, spec: AgentSpec, handler: HandlerSpec, instance: _Instance) -> Any:
+    model, needs_context, takes_message = handler.message, handler.needs_context, spec.takes_message_alone(handler)
+
     def handle(task: Any, *args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) != 1 or not isinstance(args[0], dict):
-            raise InvalidMessage(message_name(handler.message), ["the body is not one object of fields"])
-        message = decode(handler.message, args[0], hidden=orchestrator.settings.redact)
-        context = _context(orchestrator, spec, task.request) if handler.needs_context else None
+            raise InvalidMessage(message_name(model), ["the body is not one object of fields"])
+        message = decode(model, args[0], hidden=orchestrator.settings.redact)
+        if takes_message:
+            return getattr(instance.get(), handler.method)(message)
+        context = _context(orchestrator, spec, task.request) if needs_context else None
         return spec.call(instance.get(), handler, message, context)
 
     handle.__name__ = handler.method
@@ -97,7 +130,7 @@ def _down_runner(orchestrator: Orchestrator, spec: AgentSpec, instance: _Instanc
 def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Context:
     supervision = supervision_of(request)
     info = request.delivery_info or {}
-    cancellation = orchestrator.runtime.cancellation_of(str(request.id), supervision)
+    cancellation = orchestrator.runtime.steps.cancellation_of(str(request.id), supervision)
     limits = CURRENT.get()
     return Context(
         id=str(request.id),
@@ -109,7 +142,7 @@ def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Conte
         metadata=dict(supervision.metadata) if supervision is not None else {},
         orchestrator=orchestrator,
         incarnation=str(own_field(request, INCARNATION) or ""),
-        workflow=orchestrator.runtime.step_in_run(supervision, cancellation),
+        workflow=orchestrator.runtime.steps.context_of(supervision, cancellation),
         cancellation=cancellation,
         ends_at_s=None if limits is None else limits.ends_at_s,
         conversation=CONVERSATION.get(),
@@ -134,7 +167,7 @@ def supervise_tasks(app: Celery) -> None:
 
 
 def why_task_not_supervised(task: Any) -> str:
-    """Why a task's messages cannot be supervised; empty if they can."""
+    """The reason why a task's messages cannot be supervised; empty if they can."""
     if not task.acks_late:
         return "acks_late=False: acknowledged before it runs, so it is lost with its worker"
     if has_own_strategy(task):

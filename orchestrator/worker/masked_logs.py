@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Final
 
+from orchestrator.core.checks.text import printable
+from orchestrator.core.deliveries.supervision import hide_in
 from orchestrator.core.log import with_escaped_errors
-from orchestrator.core.long_texts import LONGEST, shortened
-from orchestrator.core.masking import mask
-from orchestrator.core.supervision import hide_in
-from orchestrator.core.text import printable
+from orchestrator.core.secrets.long_texts import LONGEST, shortened
+from orchestrator.core.secrets.masking import mask
 
 #: Loggers that print errors, tracebacks and messages as they are.
 _LOGGERS: Final = (
@@ -18,7 +18,7 @@ _LOGGERS: Final = (
     "celery.worker.request",
     "celery.worker.consumer.consumer",
     "celery.pool",
-    "orchestrator.worker.dead_letter_unprocessable",
+    "orchestrator.worker.bootsteps.dead_letter_unprocessable",
 )
 
 #: Characters of a line that are logged, at most; a traceback has its own limit.

@@ -8,7 +8,7 @@ from celery import Celery
 from celery.concurrency import get_implementation
 
 from orchestrator.transport.transport import TRACKED_REQUEST
-from orchestrator.worker.attempts import underive
+from orchestrator.worker.execution.attempts import underive
 
 _KNOWN: Final = {
     f"celery.concurrency.{module}:TaskPool": name
@@ -27,7 +27,7 @@ _RUNNING: Final = {"apply_async", "on_apply"}
 
 
 def why_unknown(pool: str | type) -> str:
-    """Why messages that this pool runs cannot be supervised; empty if they can.
+    """The reason why messages that this pool runs cannot be supervised; empty if they can.
 
     A class that is derived from a known one and does not override these methods is known.
     """

@@ -7,11 +7,11 @@ from typing import Any
 
 from celery import Celery
 
-from orchestrator.core.effective import impossible, wasteful
-from orchestrator.core.timeouts import Timeouts
+from orchestrator.core.policies.effective import impossible, wasteful
+from orchestrator.core.policies.timeouts import Timeouts
 from orchestrator.sending.address import Address
 from orchestrator.sending.mailbox import why_temporary
-from orchestrator.sending.task_messages import unreadable
+from orchestrator.sending.messages.task_messages import unreadable
 from orchestrator.transport.transport import why_not_supervised as why_broker_not_supervised
 from orchestrator.worker.hosting import why_task_not_supervised
 from orchestrator.worker.pools import why_unknown

@@ -13,12 +13,12 @@ from celery import Task
 from celery.canvas import Signature, _chain, _chord, group, maybe_signature
 from celery.utils.functional import maybe_list
 
+from orchestrator.core.checks.numbers import is_whole_number
 from orchestrator.core.errors import InvalidWorkflow
-from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, message_name
-from orchestrator.core.numbers import is_whole_number
-from orchestrator.core.workflow_plan import Kind, OnFailure
-from orchestrator.workflows.check import MAX_STEPS
+from orchestrator.core.secrets.masked_repr import masked_repr
+from orchestrator.core.workflows.plan import Kind, OnFailure
+from orchestrator.workflows.compiling.check import MAX_STEPS
 from orchestrator.workflows.definition import StepDefinition, StepOptions
 from orchestrator.workflows.references import Reference, Results
 
@@ -99,7 +99,7 @@ def name_of(canvas: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What a part of a canvas begins with."""
+    """The context of a part of a canvas: what Celery and the parts around it give to it."""
 
     #: Arguments that are put before its own: JSON data with references.
     args: tuple[Any, ...] = ()
@@ -184,9 +184,10 @@ class _Builder:
 
     def _chain(self, chain: _chain, given: _Given) -> _Part | None:
         steps = [_signature(task) for task in chain.tasks]
-        # A chain of nothing but a group has a list of results, as in Celery's eager mode.
-        steps = [_unrolled(step) for step in steps] if len(steps) > 1 else steps
+        steps = [_unrolled(step) for step in steps]
         steps = [step for step in steps if not _is_empty(step)] or steps[-1:]
+        # Celery does so twice with the first one.
+        steps[:1] = map(_unrolled, steps[:1])
         began, part = len(self._main), None
         args = chain.args if chain.immutable else (*given.args, *chain.args)
         given = replace(given, args=tuple(args), options=_merged(chain, given))
@@ -253,7 +254,7 @@ class _Builder:
     # -- steps
 
     def _following(self, part: _Part, signature: Signature) -> _Given:
-        """What a signature that follows a part begins with. A join is added where many steps meet many others."""
+        """The context of a signature that follows a part. A join is added where many steps meet many others."""
         after = part.ends
         if len(after) > 1 and _may_begin_with_many(signature):
             after = (self._add(Kind.JOIN, "join", after),)
@@ -333,15 +334,13 @@ def _members(canvas: Any) -> Iterable[Any]:
 
 
 def _unrolled(step: Signature) -> Signature:
-    """A step of a chain; as in Celery, a group of one task is that task."""
-    while isinstance(step, group):
-        members = list(islice(step.tasks, 2))
-        if len(members) != 1:
-            break
-        member = _signature(members[0]).clone()
-        member.options.update(_merged(step, _Given()))
-        step = member
-    return step
+    """A step of a chain; as in Celery, a group of one is its only member, be that a group or not."""
+    members = list(islice(step.tasks, 2)) if isinstance(step, group) else []
+    if len(members) != 1:
+        return step
+    member = _signature(members[0]).clone()
+    member.options.update(_merged(step, _Given()))
+    return member
 
 
 def _is_empty(step: Signature) -> bool:

@@ -8,10 +8,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from orchestrator.core.errors import InvalidWorkflow
-from orchestrator.core.masked_repr import masked_repr
-from orchestrator.core.nearest import meant
-from orchestrator.core.policy import OnError, Retry
-from orchestrator.core.workflow_plan import Kind, OnFailure, When
+from orchestrator.core.policies.policy import OnError, Retry
+from orchestrator.core.secrets.masked_repr import masked_repr
+from orchestrator.core.spelling.nearest import meant
+from orchestrator.core.spelling.option_names import named_arguments, named_options
+from orchestrator.core.workflows.plan import Kind, OnFailure, When
 from orchestrator.workflows.references import Reference
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class StepOptions(TypedDict, total=False):
-    """What a step may set of its message, as :meth:`Orchestrator.send` may, and where it is placed."""
+    """The options of a step: those of its message, as of :meth:`Orchestrator.send`, and where it is placed."""
 
     retry: Retry | None
     on_error: OnError | str | None
@@ -37,14 +38,14 @@ class StepOptions(TypedDict, total=False):
 
 
 class CanvasOptions(StepOptions, total=False):
-    """What :meth:`Orchestrator.send` takes with a canvas: a step's, for each task, and one for the run."""
+    """The options of :meth:`Orchestrator.send` with a canvas: a step's, for each task, and one for the run."""
 
     #: When the run is cancelled, in seconds from now.
     deadline_s: float | None
 
 
 class LimitStrategy(StrEnum):
-    """What is done with a run that starts while as many are out as may be."""
+    """The treatment of a run that starts while as many are out as may be."""
 
     #: It begins when another one has ended, in the order of the starts.
     QUEUE = "queue"
@@ -54,9 +55,10 @@ class LimitStrategy(StrEnum):
     CANCEL_NEWEST = "cancel_newest"
 
 
+@named_options
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How many runs may be out at a time: of a workflow, or of all workflows whose limits have the same ``key``."""
+    """A limit of the runs that are out: of a workflow, or of all workflows whose limits have the same ``key``."""
 
     running: int
     #: The workflow's name if it is not given.
@@ -66,7 +68,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class StepDefinition:
-    """One step as it was declared; it may have faults, which :mod:`orchestrator.workflows.check` finds."""
+    """One step as it was declared; it may have faults, which :mod:`orchestrator.workflows.compiling.check` finds."""
 
     name: str
     kind: Kind
@@ -93,7 +95,7 @@ class StepDefinition:
 
     @property
     def needs(self) -> Any:
-        """What its agent has to offer, as it was given; ``None`` if it names its agent."""
+        """The capabilities that its agent needs, as they were given; ``None`` if it names its agent."""
         return self.options.get("needs")
 
 
@@ -113,6 +115,8 @@ class Step:
 After = Step | str | Iterable[Step | str] | None
 
 
+@named_options
+@named_arguments
 class Workflow:
     """A graph of steps. ``orchestrator.workflows.start(workflow)`` makes a run of it.
 
@@ -259,7 +263,7 @@ class Workflow:
 
 
 def on_failure_fault(value: object) -> str:
-    """What is wrong with an unknown ``on_failure``."""
+    """The fault of an unknown ``on_failure``."""
     return f"on_failure={masked_repr(value)}; allowed: {', '.join(OnFailure)}{meant(value, OnFailure)}"
 
 

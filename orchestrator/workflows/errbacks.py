@@ -11,9 +11,9 @@ from celery.app.task import Context
 from celery.canvas import Signature
 from celery.utils.functional import arity_greater
 
+from orchestrator.core.deliveries.outcome import Dead, from_wire
 from orchestrator.core.errors import SendFailed
-from orchestrator.core.outcome import Dead, from_wire
-from orchestrator.core.result_path import MARK
+from orchestrator.core.workflows.result_path import MARK
 
 
 def errback_arguments(app: Celery, errback: Signature, failed: Mapping[str, str]) -> list[Any]:

@@ -1,13 +1,13 @@
-"""Why each open step of a run waits, and how far its compensation has come, in words."""
+"""Explains in words why each open step of a run waits, and how far its compensation has come."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from orchestrator.core.nearest import meant
-from orchestrator.core.outcome import Dead
+from orchestrator.core.deliveries.outcome import Dead
 from orchestrator.core.plural import counted
-from orchestrator.core.run_state import OPEN_STATES, RunState
+from orchestrator.core.spelling.nearest import meant
+from orchestrator.core.workflows.run_state import OPEN_STATES, RunState
 from orchestrator.workflows.records import ENDED_STATES, RunDetails, RunStatus, StepRecord, StepState, UndoRecord
 
 
@@ -91,7 +91,7 @@ def _step(step: StepRecord, status: RunStatus, waits_for: list[str]) -> str:
 
 
 def _no_agent(step: StepRecord) -> str:
-    """Why a step, or an item, is unplaced."""
+    """The reason why a step, or an item, is unplaced."""
     candidates = f"none of {_some(step.candidates)} lives" if step.candidates else "no agent is known that does"
     within_ms = None if step.plan is None else step.plan.options.get("within_ms")
     fails = "" if within_ms is None else f"; it fails {within_ms / 1000:g} s after it could begin"

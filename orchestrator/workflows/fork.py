@@ -1,13 +1,13 @@
-"""What a fork of a run keeps: the recorded outcomes of all steps that do not depend on what begins again."""
+"""Forks a run: keeps the recorded outcomes of all steps that do not depend on what begins again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from orchestrator.core.expansion import steps_in_place
-from orchestrator.core.run_state import ENDED
-from orchestrator.core.workflow_plan import StepPlan, number_of
+from orchestrator.core.workflows.expansion import steps_in_place
+from orchestrator.core.workflows.plan import StepPlan, number_of
+from orchestrator.core.workflows.run_state import ENDED
 
 #: Fields of a run that are its own: its state, its counts and its times.
 OWN_FIELDS: Final = frozenset(

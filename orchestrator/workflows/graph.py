@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from orchestrator.core.plural import counted
-from orchestrator.core.workflow_plan import Kind, StepPlan, When
+from orchestrator.core.workflows.plan import Kind, StepPlan, When
 from orchestrator.workflows.records import RunDetails, StepRecord, StepState
 
 _KINDS: Final = {Kind.TASK: "task", Kind.JOIN: "join", Kind.MAP: "map", Kind.WAIT: "wait"}

@@ -1,26 +1,21 @@
-"""What is known of a run and its steps: values that both backends return."""
+"""The descriptions of a run and its steps: values that both backends return."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
-from orchestrator.core.expansion import Expanded, steps_in_place
-from orchestrator.core.outcome import Outcome
-from orchestrator.core.run_calls import Suspended
-from orchestrator.core.run_state import FAILED, OPEN_STATES, RunState
-from orchestrator.core.workflow_plan import StepPlan, number_of
-from orchestrator.workflows.compiler import CompiledWorkflow
-from orchestrator.workflows.expansion import Compile, NewSteps
-from orchestrator.workflows.function_calls import NewCalls
-from orchestrator.workflows.function_history import History
+from orchestrator.core.deliveries.outcome import Outcome
+from orchestrator.core.workflows.expansion import steps_in_place
+from orchestrator.core.workflows.plan import StepPlan, number_of
+from orchestrator.core.workflows.run_state import FAILED, OPEN_STATES, RunState
 
 
 class ControlResult(StrEnum):
-    """What pausing, resuming or cancelling a run came to."""
+    """The result of pausing, resuming or cancelling a run."""
 
     DONE = "done"
     TOO_LATE = "too late"
@@ -37,12 +32,15 @@ class ControlResult(StrEnum):
     RUN_CANCELLED = "run cancelled"
     RUN_COMPLETED = "run completed"
     RUN_COMPENSATED = "run compensated"
-    #: Of a deletion: the run goes on; cancel it first, or delete it with ``force``.
+    #: Of a deletion: the run goes on; cancel it first, or delete it with ``force``. Of a compensation: cancel it with
+    #: ``compensate``.
     NOT_ENDED = "not ended"
+    #: Of a compensation: no step with a compensation was handled, or all are compensated.
+    NOTHING_TO_COMPENSATE = "nothing to compensate"
 
 
 class StepState(StrEnum):
-    """Where a step is."""
+    """The state of a step."""
 
     #: Waits for steps that it depends on.
     WAITING = "waiting"
@@ -137,7 +135,7 @@ class StepRecord:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What its agent has to offer; empty if it names its agent."""
+        """The capabilities that its agent needs; empty if it names its agent."""
         return () if self.plan is None else tuple(self.plan.options.get("needs", ()))
 
     def __repr__(self) -> str:
@@ -192,98 +190,11 @@ ENDED_STATES = frozenset({StepState.HANDLED, StepState.DEAD, StepState.EXPIRED, 
 
 
 def _share(step: StepRecord) -> tuple[int, int]:
-    """How much of a step has ended, and how much there is of it; a map that has not begun is as one message."""
+    """The ended parts of a step, and all of them; a map that has not begun is as one message."""
     if step.items is None or step.items[0] == 0:
         return int(step.state in ENDED_STATES), 1
     count, ended, _ = step.items
     return (count if step.state is StepState.CANCELLED else ended), count
-
-
-class RunsBackend(Protocol):
-    """Where runs are: in Redis, or in this process in eager mode. Methods raise :class:`BrokerUnavailable`."""
-
-    #: Most bytes of a step's result, or of an event's payload, as JSON.
-    result_limit_bytes: int
-
-    def start(
-        self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None, *, is_new: bool = False
-    ) -> str:
-        """Start a run, unless there is one with that id, which is not looked for if it ``is_new``; returns its uid.
-
-        Raises:
-            WorkflowExists: the run with that id is of another definition.
-        """
-
-    def fork(self, uid: str, after: str, workflow_id: str, deadline_s: float | None) -> str:
-        """Start a run that has the outcomes of another one but for what is downstream of a step; returns its uid.
-
-        Raises:
-            WorkflowExists: there is a run with that id.
-        """
-
-    def expand(self, compile_steps: Compile, new: NewSteps, run: Mapping[str, Any]) -> Expanded | None:
-        """Write the steps that are to take the place of the one that ``run``, a message's header, describes.
-
-        They do once the outcome of its handler is recorded. ``None`` if the run takes none any more.
-
-        Raises:
-            InvalidExpansion: they have faults, or are too many.
-        """
-
-    def history(self, run: Mapping[str, Any]) -> History:
-        """What the workflow function that ``run``, a message's header, describes has asked for so far.
-
-        Raises:
-            InvalidStepInput: its run is not kept any more.
-        """
-
-    def suspend(self, compile_steps: Compile, calls: NewCalls, run: Mapping[str, Any]) -> Suspended:
-        """Write the calls that the function makes; they begin once the outcome of its execution is recorded.
-
-        Raises:
-            InvalidExpansion: they have faults, or the run would have too many steps.
-        """
-
-    def uid_of(self, workflow_id: str) -> str | None:
-        """The uid of a run."""
-
-    def status(self, uid: str) -> RunStatus | None:
-        """A run as it is now; ``None`` if it is not kept."""
-
-    def details(self, uid: str) -> RunDetails | None:
-        """A run with its steps; ``None`` if it is not kept."""
-
-    def outcome(self, uid: str, number: str) -> Outcome | None:
-        """The outcome of a step or an item, by its number; ``None`` if it has none."""
-
-    def item_count(self, uid: str, number: str) -> int:
-        """The number of items of a map."""
-
-    def final(self, uid: str) -> Any:
-        """A run's result, as its workflow's ``final`` has it.
-
-        Raises:
-            NotHandled: a step that ``final`` refers to was not handled, or has not ended.
-            InvalidStepInput: a result has no such part.
-        """
-
-    def numbers(self, uid: str) -> Mapping[str, tuple[str, bool]]:
-        """The number of each step of a run by its name, and whether it is a map."""
-
-    def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
-        """Act on a run; returns what that came to."""
-
-    def delete(self, uid: str, *, force: bool = False) -> str:
-        """Forget a run that has ended, or with ``force`` was cancelled; returns what that came to."""
-
-    def set_paused(self, name: str, *, paused: bool) -> bool:
-        """Have new runs of a workflow start paused, or not; whether that was changed."""
-
-    def wait(self, uid: str, timeout_s: float) -> bool:
-        """Wait at most that long for the end of a run; whether it has ended."""
-
-    def uids(self) -> Iterator[str]:
-        """All runs that are kept, the newest first."""
 
 
 #: Counts and times of a run.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator.core.result_path import MARK
+from orchestrator.core.workflows.result_path import MARK
 
 Path = tuple[str | int, ...]
 

@@ -7,18 +7,20 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.core.choices import check_bool
-from orchestrator.core.effective import seconds
+from orchestrator.core.checks.choices import check_bool
+from orchestrator.core.checks.text import is_text
+from orchestrator.core.deliveries.outcome import Handled, Outcome
 from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, SendFailed, UnknownWorkflow
-from orchestrator.core.outcome import Handled, Outcome
-from orchestrator.core.text import is_text
-from orchestrator.core.workflow_plan import Kind
-from orchestrator.sending.call import check_timeout
-from orchestrator.workflows.check import is_name
+from orchestrator.core.policies.effective import seconds
+from orchestrator.core.spelling.option_names import named_arguments
+from orchestrator.core.workflows.plan import Kind
+from orchestrator.sending.calls.call import check_timeout
+from orchestrator.workflows.backend import RunsBackend
+from orchestrator.workflows.compiling.check import is_name
 from orchestrator.workflows.explain import explain
 from orchestrator.workflows.graph import graph_of
-from orchestrator.workflows.records import ControlResult, RunDetails, RunsBackend, RunStatus, StepRecord, StepState
-from orchestrator.workflows.step_arguments import NotHandled
+from orchestrator.workflows.records import ControlResult, RunDetails, RunStatus, StepRecord, StepState
+from orchestrator.workflows.steps.arguments import NotHandled
 
 _FAILED = frozenset({StepState.DEAD, StepState.EXPIRED, StepState.CANCELLED})
 
@@ -39,6 +41,7 @@ def check_id(workflow_id: str | None) -> str:
     return known
 
 
+@named_arguments
 class Run:
     """A run. Its methods raise :class:`UnknownWorkflow` if it is not kept any more, and :class:`BrokerUnavailable`."""
 
@@ -54,7 +57,7 @@ class Run:
 
     def status(self) -> RunStatus:
         """The run as it is now."""
-        status = self._backend().status(self.uid)
+        status = self._backend().reads.status(self.uid)
         if status is None:
             raise UnknownWorkflow(self.id)
         return status
@@ -69,7 +72,7 @@ class Run:
 
     def details(self) -> RunDetails:
         """The status and all steps, which are read one after the other: a run that goes on may change between."""
-        details = self._backend().details(self.uid)
+        details = self._backend().reads.details(self.uid)
         if details is None:
             raise UnknownWorkflow(self.id)
         return details
@@ -92,7 +95,7 @@ class Run:
             DeliveryTimeout: it has not ended in time; it goes on.
         """
         seconds = check_timeout(timeout_s)
-        if not self._backend().wait(self.uid, seconds):
+        if not self._backend().reads.wait(self.uid, seconds):
             status = self.status()
             if not status.ended:
                 text = f"run {self.id} has not ended after {seconds:g} s; it goes on"
@@ -106,7 +109,7 @@ class Run:
             InvalidPolicy: there is no step of that name.
         """
         record = step if isinstance(step, StepRecord) else self._step(step)
-        return self._backend().outcome(self.uid, record.number)
+        return self._backend().reads.outcome(self.uid, record.number)
 
     def result(self, step: str | None = None) -> Any:
         """The result of a step, by its name: of a map the list of its items' results. ``None`` if it was not handled.
@@ -121,16 +124,16 @@ class Run:
         """
         if step is None:
             return self._final()
-        backend, record = self._backend(), self._step(step)
+        reads, record = self._backend().reads, self._step(step)
         if record.plan is not None and record.plan.kind is Kind.MAP:
-            count = backend.item_count(self.uid, record.number)
-            return [_result(backend.outcome(self.uid, f"{record.number}.{item}")) for item in range(count)]
-        return _result(backend.outcome(self.uid, record.number))
+            count = reads.item_count(self.uid, record.number)
+            return [_result(reads.outcome(self.uid, f"{record.number}.{item}")) for item in range(count)]
+        return _result(reads.outcome(self.uid, record.number))
 
     def _final(self) -> Any:
         status = self.status()
         try:
-            return self._backend().final(self.uid)
+            return self._backend().reads.final(self.uid)
         except NotHandled:
             if not status.ended:
                 text = f"run {self.id} has no result yet; run.wait(timeout_s) waits for its end"
@@ -138,7 +141,7 @@ class Run:
         # The step whose result is missing may have waited for another one that failed.
         for step in self.steps():
             if step.state in _FAILED:
-                raise SendFailed(f"{self.uid}.{step.number}", self._backend().outcome(self.uid, step.number))
+                raise SendFailed(f"{self.uid}.{step.number}", self._backend().reads.outcome(self.uid, step.number))
         raise SendFailed(self.uid, status.state)
 
     def pause(self) -> ControlResult:
@@ -159,14 +162,24 @@ class Run:
         """
         return self._control("cancel", "1" if check_bool("compensate", compensate) else "0")
 
+    def compensate(self) -> ControlResult:
+        """Send the compensations of the handled steps of a failed run, the last one first, whatever its ``on_failure``.
+
+        For one that a failure of the deployment holds, or whose ``on_failure`` is ``"stop"`` or ``"continue"``. Its
+        steps are not retried after that. It is too late in a run that was cancelled (``RUN_CANCELLED``), is completed
+        (``RUN_COMPLETED``) or is or was compensated (``RUN_COMPENSATED``); too early in one that goes on
+        (``NOT_ENDED``): cancel it with ``compensate=True``.
+        """
+        return self._control("compensate")
+
     def retry(self, step: str) -> ControlResult:
         """Have a step that was not handled begin again, and the run go on, also from ``failed``.
 
         Of a map, the items that were not handled begin again, at most ``limit`` at a time. It is too late for that in a
         run that was cancelled (``RUN_CANCELLED``), is or was compensated (``RUN_COMPENSATED``) or is completed
-        (``RUN_COMPLETED``), and if other steps have begun on the failure (``OTHERS_BEGAN``), or a dead letter of
-        the step, or of one of its items, is out again (``REPLAYED``). Its dead letter stays in the log, and is not
-        replayed while the step goes on.
+        (``RUN_COMPLETED``), and if other steps have begun on the failure (``OTHERS_BEGAN``), or a dead letter is out
+        again (``REPLAYED``) of the step, of one of its items, of a function that has called it or of its calls. Its
+        dead letter stays in the log, and is not replayed while the step goes on.
 
         Raises:
             InvalidPolicy: there is no step of that name.
@@ -189,7 +202,7 @@ class Run:
             seconds("deadline_s", deadline_s, above=True)
         if "/" in after:
             raise InvalidPolicy("after", after, "a step of the definition, not one that has taken the place of another")
-        uid = self._backend().fork(self.uid, self._step(after).number, known, deadline_s)
+        uid = self._backend().starts.fork(self.uid, self._step(after).number, known, deadline_s)
         return Run(uid, known, self._backend)
 
     def delete(self, *, force: bool = False) -> ControlResult:
@@ -202,10 +215,10 @@ class Run:
             InvalidPolicy: ``force`` is neither true nor false.
         """
         check_bool("force", force)
-        backend = self._backend()
+        controls = self._backend().controls
         if force:
-            backend.control(self.uid, "cancel", "0")
-        return self._said(backend.delete(self.uid, force=force))
+            controls.control(self.uid, "cancel", "0")
+        return self._said(controls.delete(self.uid, force=force))
 
     def post(self, event: str, payload: Any = None) -> ControlResult:
         """Post an event to the steps that wait for it, now or later. If it is posted again, the first payload counts.
@@ -226,7 +239,7 @@ class Run:
         return self._control("post", event, text)
 
     def _control(self, action: str, value: str = "", payload: str = "") -> ControlResult:
-        return self._said(self._backend().control(self.uid, action, value, payload))
+        return self._said(self._backend().controls.control(self.uid, action, value, payload))
 
     def _said(self, said: str) -> ControlResult:
         if said == "unknown":

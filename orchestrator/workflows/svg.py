@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
-from orchestrator.core.text import printable
-from orchestrator.core.workflow_plan import When
+from orchestrator.core.checks.text import printable
+from orchestrator.core.workflows.plan import When
 from orchestrator.workflows.graph import COLOURS, label_of
 from orchestrator.workflows.records import StepState
 

@@ -10,25 +10,28 @@ from celery import Celery
 from celery.canvas import Signature
 
 from orchestrator.agents.step_context import StepContext
-from orchestrator.core.effective import seconds
+from orchestrator.core.checks.text import is_text
 from orchestrator.core.errors import InvalidPolicy, UnknownWorkflow
 from orchestrator.core.log import get_logger
-from orchestrator.core.nearest import meant
-from orchestrator.core.policy import OnError
-from orchestrator.core.run_state import RunState
-from orchestrator.core.text import is_text
+from orchestrator.core.policies.effective import seconds
+from orchestrator.core.policies.policy import OnError
+from orchestrator.core.spelling.nearest import meant
+from orchestrator.core.spelling.option_names import named_arguments
+from orchestrator.core.workflows.run_state import RunState
 from orchestrator.sending.address import Directory
 from orchestrator.sending.send_options import SEND_OPTIONS
-from orchestrator.workflows.check import is_name, outlasting
-from orchestrator.workflows.compiler import compile_workflow
+from orchestrator.workflows.backend import RunsBackend
+from orchestrator.workflows.compiling.check import is_name, outlasting
+from orchestrator.workflows.compiling.compiler import compile_workflow
 from orchestrator.workflows.definition import CanvasOptions, Workflow
-from orchestrator.workflows.function import WorkflowFunction
-from orchestrator.workflows.records import RunsBackend, RunStatus
+from orchestrator.workflows.functions.function import WorkflowFunction
+from orchestrator.workflows.records import RunStatus
 from orchestrator.workflows.run import Run, check_id
 
 logger = get_logger(__name__)
 
 
+@named_arguments
 class Workflows:
     """Workflows of one app."""
 
@@ -85,7 +88,7 @@ class Workflows:
                 text = "workflow %s: deadline_s=%g is shorter than timeout_s=%g of step %r; the deadline comes first"
                 logger.warning(text, workflow.name, deadline_s, step.options["timeout_s"], step.name)
         compiled = compile_workflow(self._app, self._directory, workflow)
-        uid = self._backend().start(compiled, known, deadline_s, is_new=workflow_id is None)
+        uid = self._backend().starts.start(compiled, known, deadline_s, is_new=workflow_id is None)
         return Run(uid, known, self._backend)
 
     def current_step(self) -> StepContext | None:
@@ -130,9 +133,9 @@ class Workflows:
         """
         if not is_text(workflow_id):
             raise UnknownWorkflow(workflow_id)
-        backend = self._backend()
-        uid = backend.uid_of(workflow_id)
-        status = backend.status(uid or workflow_id)
+        reads = self._backend().reads
+        uid = reads.uid_of(workflow_id)
+        status = reads.status(uid or workflow_id)
         if status is None:
             raise UnknownWorkflow(workflow_id)
         return Run(status.uid, status.id, self._backend)
@@ -147,11 +150,11 @@ class Workflows:
         if state is not None and state not in [*RunState, "paused"]:
             known = [*RunState, "paused"]
             raise InvalidPolicy("state", state, f"{', '.join(known)}{meant(state, known)}")
-        backend = self._backend()
+        reads = self._backend().reads
         return (
             status
-            for uid in backend.uids()
-            if (status := backend.status(uid)) is not None
+            for uid in reads.uids()
+            if (status := reads.status(uid)) is not None
             and name in (None, status.name)
             and (state is None or state == status.state or (state == "paused" and status.paused))
         )
@@ -179,12 +182,12 @@ class Workflows:
     def _set_paused(self, name: str, *, paused: bool) -> int:
         if not is_name(name):
             raise InvalidPolicy("name", name, "letters, digits, '_', '.', '-', at most 100")
-        backend = self._backend()
-        backend.set_paused(name, paused=paused)
+        controls = self._backend().controls
+        controls.set_paused(name, paused=paused)
         action, count = "pause" if paused else "resume", 0
         for status in self.list(name=name):
             if not status.ended:
-                count += backend.control(status.uid, action, "workflow") == "done"
+                count += controls.control(status.uid, action, "workflow") == "done"
         return count
 
     def metrics(self) -> dict[str, dict[str, int]]:

@@ -25,6 +25,8 @@ from orchestrator import (
     votes,
 )
 
+VOTERS = ["a", "b", "c"]
+
 #: What eager mode has noted, by key.
 noted: dict[str, list[Any]] = {}
 
@@ -34,6 +36,11 @@ class Scale(Message):
 
     n: int
     says: dict[str, str]
+
+
+def says(**votes: str) -> Scale:
+    """What the voters a, b and c say to it; those that are not named approve."""
+    return Scale(n=3, says={name: votes.get(name, "approve") for name in VOTERS})
 
 
 class Fail(Message):

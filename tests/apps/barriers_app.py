@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import threading
-from typing import Any
 
-import redis
 from celery import Celery
 
 from orchestrator import Agent, Context, Message, Orchestrator, Retry, handles, load_settings
-from orchestrator.core.barrier import Reply, Status
+from orchestrator.core.coordination.barrier import Reply, Status
+from tests.support.notes_in_redis import own_redis, record
 
 WAIT_S = 60
 
@@ -70,20 +67,12 @@ class Party(Agent):
         arrival = barrier.arrive(then=Phase2(of=context.id))
         record("test:met", party=arrival.party, redelivered=context.redelivered)
         if message.waits:
-            client().blpop(["test:go"], timeout=WAIT_S)
+            own_redis().blpop(["test:go"], timeout=WAIT_S)
         return arrival.tripped
 
     @handles(Phase2)
     def go_on(self, message: Phase2, context: Context) -> None:
         record("test:phase2", of=message.of)
-
-
-def client() -> Any:
-    return redis.Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"], socket_timeout=None)
-
-
-def record(key: str, **fields: Any) -> None:
-    client().rpush(key, json.dumps(fields))
 
 
 def make(url: str | None = None) -> Orchestrator:

@@ -28,7 +28,7 @@ class Billing(Agent):
     @handles(Quote)
     def quote(self, message: Quote) -> int:
         """The number."""
-        with Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"]) as client:
+        with Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"], socket_timeout=None) as client:
             serving: Any = client.incr("test:serving")
             # Between two requests that end at once, the larger wins.
             client.eval(_MOST, 1, "test:most", serving)

@@ -58,6 +58,12 @@ class Silent(Message):
     """No agent has a method for replies to this."""
 
 
+class Relay(Message):
+    """Has the shop call billing, which holds the request; returns the reply."""
+
+    number: int
+
+
 class Slowly(Message):
     """Takes so long; may run twice at once."""
 
@@ -97,6 +103,10 @@ class Shop(Agent):
     @handles(Silent)
     def silent(self, _message: Silent, context: Context) -> None:
         context.ask("billing", Silent(), timeout_s=1, then=True)
+
+    @handles(Relay)
+    def relay(self, message: Relay, context: Context) -> Any:
+        return context.orchestrator.call("billing", Quote(number=message.number, how="holds"), timeout_s=30)
 
     @replies(Quote)
     def quoted(self, reply: Reply, context: Context) -> None:

@@ -24,7 +24,7 @@ class Get(Message):
 
 class Fetch(Agent):
     name = "fetch"
-    concurrency = Concurrency(limit=2, key="tenant")
+    concurrency = Concurrency(limit=int(os.environ.get("FETCH_LIMIT", "2")), key="tenant")
     retry = Retry(max_retries=1)
 
     @handles(Get)

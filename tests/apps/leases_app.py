@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
-from typing import Any
 
-import redis
 from celery import Celery
 
 from orchestrator import Agent, Context, LeaseLost, LeaseTaken, Message, Orchestrator, Retry, handles, load_settings
+from orchestrator.worker.execution.running_attempt import RunningAttempt, innermost
+from tests.support.forks import in_fork
+from tests.support.notes_in_redis import own_redis, record
 
 HOLD_S = 60
 
@@ -24,6 +24,12 @@ class Hold(Message):
 
 class HoldForEver(Message):
     """Hold this lease, and do not react to a time limit."""
+
+    name: str
+
+
+class Fork(Message):
+    """Hold this lease, and say what a forked child can do with it, and what becomes of it."""
 
     name: str
 
@@ -41,7 +47,7 @@ class Leaseholder(Agent):
     def hold(self, message: Hold, context: Context) -> str:
         with context.orchestrator.lease(message.name, wait_s=30) as lease:
             record("test:held", fence=lease.fence, owner=lease.owner, pid=os.getpid(), attempt=context.attempt)
-            client().blpop(["test:go"], timeout=HOLD_S)
+            own_redis().blpop(["test:go"], timeout=HOLD_S)
             try:
                 lease.check()
             except LeaseLost:
@@ -56,20 +62,26 @@ class Leaseholder(Agent):
                 with contextlib.suppress(BaseException):
                     threading.Event().wait(HOLD_S)
 
+    @handles(Fork)
+    def fork(self, message: Fork, context: Context) -> list[str]:
+        running = innermost()
+        assert isinstance(running, RunningAttempt)
+        lease = context.orchestrator.lease(message.name).acquire()
+        found = [
+            in_fork(lambda: context.orchestrator.lease("other").acquire()),
+            in_fork(lease.check),
+            in_fork(lease.release),
+            in_fork(running.end),
+        ]
+        lease.check()
+        return [*found, "held"]
+
     @handles(Lead, retry=Retry(max_retries=1))
     def lead(self, message: Lead, context: Context) -> int:
         led = context.orchestrator.election(message.name).campaign()
         if context.attempt == 1:
             raise ConnectionError("not this time")
         return led.number
-
-
-def client() -> Any:
-    return redis.Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"], socket_timeout=None)
-
-
-def record(key: str, **fields: Any) -> None:
-    client().rpush(key, json.dumps(fields))
 
 
 def make(url: str | None = None) -> Orchestrator:
@@ -89,7 +101,7 @@ def make(url: str | None = None) -> Orchestrator:
             return
         record("test:held", fence=lease.fence, refused=False)
         if not lets_go:
-            client().blpop(["test:go"], timeout=HOLD_S)
+            own_redis().blpop(["test:go"], timeout=HOLD_S)
 
     return orchestrator
 

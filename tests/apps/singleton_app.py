@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-from typing import Any
 
-import redis
 from celery import Celery
 
 from orchestrator import Agent, Context, Message, Orchestrator, Term, handles, load_settings
+from tests.support.notes_in_redis import own_redis, record
 
 
 class Tick(Message):
@@ -18,6 +16,12 @@ class Tick(Message):
 
 class Stay(Message):
     """Run until the test pushes to ``test:go``."""
+
+
+class Number(Message):
+    """Return the number of the term, before and after."""
+
+    waits: bool = False
 
 
 class Cron(Agent):
@@ -29,10 +33,21 @@ class Cron(Agent):
         record("test:ticks", number=message.number, by=context.incarnation)
         return context.incarnation
 
+    @handles(Number)
+    def number(self, message: Number, context: Context) -> list[int | None]:
+        before = context.term
+        if message.waits:
+            record("test:stays", by=context.incarnation)
+            own_redis().blpop(["test:go"], timeout=60)
+        after = context.term
+        numbers = [None if term is None else term.number for term in (before, after)]
+        record("test:numbers", by=context.incarnation, numbers=numbers)
+        return numbers
+
     @handles(Stay)
     def stay(self, message: Stay, context: Context) -> str:
         record("test:stays", by=context.incarnation)
-        client().blpop(["test:go"], timeout=60)
+        own_redis().blpop(["test:go"], timeout=60)
         return context.incarnation
 
     def on_elected(self, term: Term, context: Context) -> None:
@@ -42,22 +57,28 @@ class Cron(Agent):
         record("test:terms", kind="deposed", number=term.number, leader=term.leader, reason=term.reason)
 
 
-class Plain(Agent):
-    """Beside it, an agent that every worker serves."""
+class OtherCron(Agent):
+    """The same agent as a version of it that does not declare the singleton has it."""
 
-    name = "plain"
+    name = "cron"
 
     @handles(Tick)
     def tick(self, message: Tick, context: Context) -> str:
         return context.incarnation
 
 
-def client() -> Any:
-    return redis.Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"], socket_timeout=None)
+class Plain(Agent):
+    """Beside it, an agent that every worker serves."""
 
+    name = "plain"
 
-def record(key: str, **fields: Any) -> None:
-    client().rpush(key, json.dumps(fields))
+    @handles(Number)
+    def number(self, message: Number, context: Context) -> bool:
+        return context.term is None
+
+    @handles(Tick)
+    def tick(self, message: Tick, context: Context) -> str:
+        return context.incarnation
 
 
 def make(url: str | None = None) -> Orchestrator:
@@ -65,7 +86,7 @@ def make(url: str | None = None) -> Orchestrator:
     settings = load_settings() if url is None else load_settings(broker_url=url)
     app.conf.broker_url = settings.broker_url.get_secret_value()
     orchestrator = Orchestrator(app, settings)
-    orchestrator.host(Cron, Plain)
+    orchestrator.host(Cron if os.environ.get("TEST_SINGLETON", "1") == "1" else OtherCron, Plain)
     return orchestrator
 
 

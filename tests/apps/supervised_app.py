@@ -18,6 +18,13 @@ class Work(Message):
     gate: str = ""
 
 
+class TakeMemory(Message):
+    """Takes ``megabytes`` of memory, unless there is the file ``marker``, which it makes."""
+
+    marker: str
+    megabytes: int
+
+
 class Counter(Agent):
     """Handles work."""
 
@@ -30,6 +37,15 @@ class Counter(Agent):
         if message.gate:
             Path(message.gate).with_suffix(f".{os.getpid()}").touch()
             Path(message.gate).read_bytes()
+        return os.getpid()
+
+    @handles(TakeMemory)
+    def take_memory(self, message: TakeMemory) -> int:
+        marker = Path(message.marker)
+        if not marker.exists():
+            marker.write_text(str(os.getpid()))
+            taken = [b"x" * 2**20 for _ in range(message.megabytes)]
+            marker.write_text(f"{len(taken)} MB taken")
         return os.getpid()
 
 

@@ -11,7 +11,7 @@ from chaos.questions import answer_to
 from chaos.redis_record import Recorded
 from chaos.witness import Row
 from orchestrator.deadletters.letter import DeadLetter
-from orchestrator.sending.call_counts import CallCounts
+from orchestrator.sending.calls.call_counts import CallCounts
 
 T = 1_000_000
 

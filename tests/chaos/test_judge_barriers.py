@@ -57,6 +57,11 @@ def told(delivery: str, *, trips: bool = True) -> Row:
     return Row(T + 120, "mustered", note={"delivery": delivery, "tripped": trips})
 
 
+def struck_slowly(at_ms: int, pid: int = 1) -> Row:
+    """Killed at once, and written down a second later: the machine is busy."""
+    return Row(at_ms + 1000, "strike", pid=pid, note={"kind": "contender", "pids": [pid], "killed_ms": at_ms})
+
+
 THREE = [*came("a"), *came("b"), *came("c")]
 FOUR = [*THREE, *came("d")]
 
@@ -68,6 +73,11 @@ def verdict(rows: list[Row], *record: Recorded, letters: tuple[DeadLetter, ...] 
 def violation(rows: list[Row], *record: Recorded) -> str:
     (found,) = verdict(rows, *record).violations
     return found
+
+
+def test_a_death_that_breaks_a_generation_before_its_strike_is_written_down_is_no_violation() -> None:
+    rows = [*came("a", ""), *came("b", "broke off", reason="killed"), struck_slowly(T + 20)]
+    assert verdict(rows, broken("killed", T + 90)).violations == ()
 
 
 def test_a_generation_that_trips_when_all_have_arrived_is_no_violation() -> None:

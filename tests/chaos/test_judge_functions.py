@@ -11,9 +11,9 @@ from chaos.judge_runs import judge_runs
 from chaos.run_records import RunRecord
 from chaos.steps import STEPS
 from chaos.witness import Row
-from orchestrator.core.run_calls import CallList
-from orchestrator.core.run_state import RunState
-from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.core.workflows.plan import StepPlan
+from orchestrator.core.workflows.run_calls import CallList
+from orchestrator.core.workflows.run_state import RunState
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.workflows.records import RunStatus
 

@@ -59,6 +59,26 @@ def test_an_execution_is_over_when_its_process_is_killed() -> None:
     assert verdict(killed, poison, again).violations == ()
 
 
+def test_what_begins_between_the_kill_and_the_end_of_its_process_is_over_as_it_begins() -> None:
+    killed = Row(T + 25, "strike", pid=6, note={"kind": "supervisor", "pids": [7], "killed_ms": T + 10})
+    said = verdict(ran("a", 12, None), killed, ran("b", 13, 30, pid=8), ran("c", 14, 30, pid=9))
+    assert said == LanesVerdict(entered=3, most=2)
+
+
+@pytest.mark.parametrize(("kind", "end"), [("cold", "ended"), ("freeze", "continued")])
+def test_so_is_what_begins_after_a_strike_was_written_down_and_before_it_has_come(kind: str, end: str) -> None:
+    struck = [strike(10, kind=kind), *ran("a", 11, None), Row(T + 14, end, pid=7)]
+    again = [*ran("b", 12, 30, pid=8), *ran("c", 13, 30, pid=9)]
+    assert verdict(struck, again) == LanesVerdict(entered=3, most=2)
+    assert verdict(struck[1:], again).violations != ()
+
+
+def test_what_a_frozen_process_goes_on_with_has_ended_for_all_others() -> None:
+    frozen = [*ran("a", 0, 40), strike(10, kind="freeze"), Row(T + 30, "continued", pid=7)]
+    others = [*ran("b", 12, 50, pid=8), *ran("c", 13, 50, pid=9)]
+    assert verdict(frozen, others) == LanesVerdict(entered=3, most=2)
+
+
 @pytest.mark.parametrize(
     "death",
     [strike(25), strike(10, pid=6), strike(10, kind="stop", for_s=2.0)],

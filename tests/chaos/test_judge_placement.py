@@ -10,8 +10,8 @@ from chaos.judge_placement import PlacementVerdict, judge_placement
 from chaos.placed import CRANES, HAND, cranes_of
 from chaos.run_records import RunRecord
 from chaos.witness import Row
-from orchestrator.core.run_state import RunState
-from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.core.workflows.plan import StepPlan
+from orchestrator.core.workflows.run_state import RunState
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.workflows.records import RunStatus

@@ -11,8 +11,8 @@ from chaos.judge_runs import LAG_MS, RunsVerdict, judge_runs
 from chaos.run_records import RunRecord
 from chaos.steps import STEPS
 from chaos.witness import Row
-from orchestrator.core.run_state import RunState
-from orchestrator.core.workflow_plan import Kind, StepPlan
+from orchestrator.core.workflows.plan import Kind, StepPlan
+from orchestrator.core.workflows.run_state import RunState
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.workflows.records import RunStatus

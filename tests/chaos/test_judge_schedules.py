@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from chaos.judge_schedules import ScheduleRecord, judge_schedules
 from chaos.witness import Row
-from orchestrator.core.schedule_state import Counts
+from orchestrator.core.schedules.state import Counts
 
 RECORD = ScheduleRecord("s", 1000, 10_000, 15_000, Counts(fired=3, coalesced=1))
 LEDGER = {"due": 4, "fired": 3, "coalesced": 1}

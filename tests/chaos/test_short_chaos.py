@@ -13,15 +13,15 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 LINE = re.compile(
     r"chaos: accepted=(\d+) handled=(\d+) dead=(\d+) lost=0 early=0 duplicated=(\d+) kills=(\d+) "
-    r"per_kill=\d+\.\d\d "
-    r"recovered_p99_s=(\d+\.\d\d) workflows=(\d+) fires=(\d+) grants=(\d+) terms=(\d+) asks=(\d+) ballots=(\d+) "
+    r"per_kill=\d+\.\d\d recovered=\d+ "
+    r"recovered_p99_s=(\d+\.\d\d|-) workflows=(\d+) fires=(\d+) grants=(\d+) terms=(\d+) asks=(\d+) ballots=(\d+) "
     r"placed=(\d+) barriers=(\d+) lanes=(\d+)"
 )
 
 
 @pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(330)
 @pytest.mark.parametrize("more", [[], ["--tree"]], ids=["alone", "tree"])
 def test_nothing_is_lost_whatever_is_killed(more: list[str]) -> None:
     run = subprocess.run(
@@ -36,7 +36,7 @@ def test_nothing_is_lost_whatever_is_killed(more: list[str]) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=300,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     found = LINE.fullmatch(run.stdout.splitlines()[-1])

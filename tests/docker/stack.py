@@ -22,15 +22,15 @@ _HELD = "/tmp/held.py"
 
 def docker(*arguments: str, **environment: str) -> str:
     """Run ``docker …``; returns what it printed."""
-    return _run(["docker", *arguments], environment)
+    return run(["docker", *arguments], environment)
 
 
 def engine_answers() -> bool:
     """Whether there is a Docker engine, and either form of Compose."""
-    return shutil.which("docker") is not None and _succeeds("docker", "info") and _compose_command() is not None
+    return shutil.which("docker") is not None and _succeeds("docker", "info") and compose_command() is not None
 
 
-def _compose_command() -> list[str] | None:
+def compose_command() -> list[str] | None:
     if _succeeds("docker", "compose", "version"):
         return ["docker", "compose"]
     return ["docker-compose"] if shutil.which("docker-compose") else None
@@ -40,7 +40,7 @@ def _succeeds(*command: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _run(command: list[str], environment: dict[str, str]) -> str:
+def run(command: list[str], environment: dict[str, str]) -> str:
     done = subprocess.run(
         command, env={**os.environ, **environment}, cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -52,7 +52,7 @@ class Stack:
     """One project of Compose, apart from any other on this engine."""
 
     def __init__(self, project: str, image: str) -> None:
-        compose = _compose_command()
+        compose = compose_command()
         assert compose is not None
         self._compose = [*compose, "--file", "docker/compose.yaml", "--project-name", project]
         # Flower on any free port: somebody may be at home on its own.
@@ -61,7 +61,7 @@ class Stack:
 
     def compose(self, *arguments: str) -> str:
         """Run ``docker compose …``."""
-        return _run([*self._compose, *arguments], self._environment)
+        return run([*self._compose, *arguments], self._environment)
 
     def start_stopping(self) -> subprocess.Popen[bytes]:
         """Begin ``docker compose stop``."""

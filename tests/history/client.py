@@ -62,25 +62,23 @@ class Client:
             number = self.call("election", "leader")
             term = of.election("election").leader()
             self.note(number=number, result=None if term is None else term.number)
-        match what:
-            case "lease":
-                held, name = of.lease("lease", wait_s=2), "lease"
-            case "semaphore":
-                held, name = of.semaphore("semaphore", 2).acquire(wait_s=2), "semaphore"
-            case _:
-                held, name = None, "election"
-        number = self.call(name, "campaign" if held is None else "acquire")
+        number = self.call(what, "campaign" if what == "election" else "acquire")
         try:
-            held = of.election("election").campaign(wait_s=2) if held is None else held.acquire()
+            match what:
+                case "lease":
+                    held = of.lease("lease", wait_s=2).acquire()
+                case "semaphore":
+                    held = of.semaphore("semaphore", 2).acquire(wait_s=2)
+                case _:
+                    held = of.election("election").campaign(wait_s=2)
         except LeaseTaken:
             self.note(number=number, result="taken")
             return
         self.note(number=number, result=held.fence)
         if what == "lease":
             self.increment("checked", held.fence)
-            self.increment("unchecked", held.fence)
         threading.Event().wait(random.random() * 0.03)
-        release = self.call(name, "resign" if what == "election" else "release", held.fence)
+        release = self.call(what, "resign" if what == "election" else "release", held.fence)
         if held.release():
             self.note(number=release, result=None)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import InfrastructureError, LeaseTaken
+from orchestrator.coordination.lease import Held
 from tests.history.client import Client
 
 #: Each thread is an owner of its own.
@@ -48,15 +49,11 @@ class LineClient(Client):
     def once(self) -> None:
         """Stand in line, be served for a moment, and go."""
         name, permits = random.choice((("lease", 1), ("semaphore", 2)))
-        of = self.orchestrator
-        held: Any = (
-            of.lease(name, wait_s=WAIT_S) if permits == 1 else of.semaphore(name, permits).acquire(wait_s=WAIT_S)
-        )
         ticket = f"{self.name} {random.random()}"
         self._here.arriving = arriving = self.call(name, "arrive", ticket)
         serving = self.call(name, "serve", ticket)
         try:
-            held.acquire()
+            held = self._acquire(name, permits)
         except (LeaseTaken, InfrastructureError) as error:
             self.note(number=serving, result="taken" if isinstance(error, LeaseTaken) else "gone")
             if isinstance(error, LeaseTaken):
@@ -68,6 +65,11 @@ class LineClient(Client):
             self.note(number=arriving, result=0)
         threading.Event().wait(random.random() * 0.02)
         held.release()
+
+    def _acquire(self, name: str, permits: int) -> Held:
+        if permits == 1:
+            return self.orchestrator.lease(name, wait_s=WAIT_S).acquire()
+        return self.orchestrator.semaphore(name, permits).acquire(wait_s=WAIT_S)
 
 
 if __name__ == "__main__":

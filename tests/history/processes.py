@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -36,6 +36,9 @@ SETTINGS = {
 #: How long a process is stopped or cut off: some survive it, others do not.
 _BLINK_S, _ABSENCE_S = 0.3, 2.6
 
+#: Redis' clock tells milliseconds.
+_CLOCK_S = 0.001
+
 #: Between two faults.
 _PAUSE_S = 0.3
 
@@ -48,8 +51,8 @@ class Clients:
         self.running: dict[str, ForkedProcess] = {}
         self.workers: dict[str, WorkerProcess] = {}
         self._count = 0
-        #: When a process was stopped, continued, killed, cut off or declared dead.
-        self.struck: dict[str, list[float]] = {}
+        #: From when to when a process was stopped, continued, killed, cut off or declared dead.
+        self.struck: dict[str, list[tuple[float, float]]] = {}
         self._pids: dict[int, str] = {}
         #: How often what was done to them.
         self.faults: Counter[str] = Counter()
@@ -86,35 +89,41 @@ class Clients:
 
     def strike(self, name: str, number: signal.Signals) -> None:
         """Signal a process. A killed worker is started again by the same name, a client is not."""
-        self.struck.setdefault(name, []).append(monotonic())
         self.faults[number.name] += 1
-        if name in self.workers:
-            worker = self.workers[name]
+        with self._struck(name):
+            if name in self.workers:
+                worker = self.workers[name]
+                if number is signal.SIGKILL:
+                    worker.kill()
+                    worker.start(wait=False)
+                else:
+                    worker.signal(number)
+                return
+            process = self.running[name] if number is not signal.SIGKILL else self.running.pop(name)
+            process.send_signal(number)
             if number is signal.SIGKILL:
-                worker.kill()
-                worker.start(wait=False)
-            else:
-                worker.signal(number)
-            return
-        process = self.running[name] if number is not signal.SIGKILL else self.running.pop(name)
-        process.send_signal(number)
-        if number is signal.SIGKILL:
-            process.wait()
+                process.wait()
 
     def cut(self, proxy: TcpProxy, seconds: float) -> None:
         """Cut the network for a while."""
-        self._record_cut()
-        proxy.cut()
+        cut_off = [name for name in (*self.running, *self.workers) if self.is_behind_network(name)]
+        with self._struck(*cut_off):
+            proxy.cut()
         self.faults["cut"] += 1
         wait(seconds)
-        proxy.heal()
         # Connections from before the cut stay dead.
-        self._record_cut()
+        with self._struck(*cut_off):
+            proxy.heal()
 
-    def _record_cut(self) -> None:
-        for name in (*self.running, *self.workers):
-            if self.is_behind_network(name):
-                self.struck.setdefault(name, []).append(monotonic())
+    @contextmanager
+    def _struck(self, *names: str) -> Iterator[None]:
+        """Record a fault, from before it until after it: on a busy machine much may happen in between."""
+        began = monotonic()
+        try:
+            yield
+        finally:
+            for name in names:
+                self.struck.setdefault(name, []).append((began, monotonic()))
 
     def check_alive(self) -> None:
         """A client that has ended by itself sees nothing, and no history would show that."""
@@ -126,23 +135,16 @@ class Clients:
 
     def first_strike(self, name: str, after: float) -> float:
         """From when on a process may have lost what it held or waited for after that; ``inf`` for never."""
-        return min((at for at in self.struck.get(name, ()) if at > after), default=inf)
-
-    def _record_deaths(self) -> None:
-        """On a busy machine a process may be declared dead that nobody has struck: its heartbeats were late."""
-        from_clock = time.time() - monotonic()
-        with Redis.from_url(self._url) as client:
-            deaths: Any = client.xrange(Keys().deaths)
-        for raw, fields in deaths:
-            pid = int(fields[b"incarnation"].rpartition(b":")[2].partition(b"#")[0])
-            if fields[b"reason"] != b"drained" and pid in self._pids:
-                self.struck.setdefault(self._pids[pid], []).append(int(raw.partition(b"-")[0]) / 1000 - from_clock)
+        return min((max(began, after) for began, ended in self.struck.get(name, ()) if ended > after), default=inf)
 
     def stop_clients(self) -> None:
         """Kill the clients; the workers go on."""
-        self._record_deaths()
         for name in list(self.running):
             self.strike(name, signal.SIGKILL)
+        # Some may have been declared dead at the last moment.
+        for pid, died in deaths_on_record(self._url):
+            if pid in self._pids:
+                self.struck.setdefault(self._pids[pid], []).append((died, died + _CLOCK_S))
 
     def close(self) -> None:
         """Kill all."""
@@ -239,6 +241,20 @@ def run(module: str, folder: Path, rounds: int) -> Clients:
     with FaultyRun(module, folder) as faulty:
         faulty.strike_all(rounds)
     return faulty.clients
+
+
+def deaths_on_record(url: str) -> Iterator[tuple[int, float]]:
+    """Processes that were declared dead, and when, by the monotonic clock.
+
+    On a busy machine that may be one that nobody has struck: its heartbeats were late.
+    """
+    from_clock = time.time() - monotonic()
+    with Redis.from_url(url) as client:
+        deaths: Any = client.xrange(Keys().deaths)
+    for raw, fields in deaths:
+        if fields[b"reason"] != b"drained":
+            pid = int(fields[b"incarnation"].rpartition(b":")[2].partition(b"#")[0])
+            yield pid, int(raw.partition(b"-")[0]) / 1000 - from_clock
 
 
 def wait(seconds: float) -> None:

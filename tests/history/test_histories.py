@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from math import inf
 from pathlib import Path
+
+import pytest
 
 from tests.history.linearizability import Operation, find_violation
 from tests.history.models import Counter, Election, Permits
@@ -17,6 +20,8 @@ def history_of(clients: Clients) -> list[Operation]:
     history: list[Operation] = []
     releases = {key: call for key, call in calls.items() if call["act"] in ("release", "resign")}
     released = {(call["name"], call["argument"]) for key, call in releases.items() if key in returns}
+    # Who was struck while it released may have released before the strike.
+    began_to_release = {(call["name"], call["argument"]): call["at"] for call in releases.values()}
     # Of a candidate that was killed nobody knows the number of its term, if it got one.
     terms = {answer["result"] for key, answer in returns.items() if calls[key]["act"] == "campaign"} | {None}
     for key, call in calls.items():
@@ -33,8 +38,26 @@ def history_of(clients: Clients) -> list[Operation]:
         if grants and (name, result) not in released:
             end = "resign" if act == "campaign" else "release"
             struck_at = clients.first_strike(call["process"], call["at"])
-            history.append(Operation(call["process"], name, end, result, None, struck_at))
+            ended_from = min(struck_at, began_to_release.get((name, result), inf))
+            history.append(Operation(call["process"], name, end, result, None, ended_from))
     return history
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["released", "struck while it released"])
+def test_a_release_that_nobody_saw_may_have_come_before_the_strike(tmp_path: Path, answered: bool) -> None:
+    lines = [
+        {"process": "p1", "number": 0, "at": 1.0, "name": "election", "act": "campaign", "argument": None},
+        {"process": "p1", "number": 0, "at": 2.0, "result": 5},
+        {"process": "p1", "number": 1, "at": 3.0, "name": "election", "act": "resign", "argument": 5},
+        {"process": "p2", "number": 0, "at": 1.5, "name": "election", "act": "campaign", "argument": None},
+        {"process": "p2", "number": 0, "at": 4.0, "result": 9},
+    ]
+    if answered:
+        lines.append({"process": "p1", "number": 1, "at": 4.5, "result": None})
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    clients = Clients("nothing", "", "", tmp_path)
+    clients.struck["p1"] = [(6.0, 6.1)]
+    assert find_violation(history_of(clients), Election()) is None
 
 
 @each_number_of_rounds

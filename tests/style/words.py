@@ -16,8 +16,8 @@ EXEMPT = {
     "docs/glossary.md",
     "CHANGELOG.md",
     "LICENSE",
-    "orchestrator/core/former_names.py",
-    "tests/unit/core/test_former_names.py",
+    "orchestrator/core/spelling/former_names.py",
+    "tests/unit/core/spelling/test_former_names.py",
     "tests/unit/project/test_style.py",
 }
 
@@ -51,13 +51,13 @@ def problems() -> Iterator[str]:
     words = retired_words(GLOSSARY.read_text("utf-8"))
     if not words:
         yield f"{GLOSSARY}: no table of retired words"
+    # Hardly a file has any: one search for all takes a fifth of the time of one for each.
+    any_word = re.compile("|".join(f"(?:{pattern.pattern})" for pattern, _ in words), re.MULTILINE)
     for path in tracked(*TEXT):
         if str(path) in EXEMPT:
             continue
         text = path.read_text("utf-8")
-        # Hardly a file has any: to search each line for each word takes three times as long.
-        in_file = [(pattern, instead) for pattern, instead in words if pattern.search(text)]
-        for number, line in enumerate(text.splitlines() if in_file else (), 1):
-            for pattern, instead in in_file:
+        for number, line in enumerate(text.splitlines() if any_word.search(text) else (), 1):
+            for pattern, instead in words:
                 if found := pattern.search(line):
                     yield f"{path}:{number}: retired word {found[0]!r}; use: {instead}"

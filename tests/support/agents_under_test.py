@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from orchestrator.core.keys import GROUP, Keys
-from orchestrator.core.placement import Candidate, PlacementRecord, least_loaded
-from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.core.workflows.placement import Candidate, PlacementRecord, least_loaded
+from orchestrator.core.workflows.plan import StepPlan
 
 #: Each has a mailbox of its name.
 AGENTS = ("a0", "a1", "a2")

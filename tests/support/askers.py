@@ -50,11 +50,11 @@ class Askers(Cluster):
 
     def close_breaker(self) -> None:
         """Close the breaker of the agent that has one, if a worker hosts it."""
-        self.orchestrator.runtime.mode.close_breaker("bounded")
+        self.orchestrator.runtime.mode.breakers.close("bounded")
 
     def sweep(self) -> None:
         """Sweep in the place of a manager."""
-        self.orchestrator.runtime.sweep()
+        self.orchestrator.runtime.redis.sweep()
 
 
 @contextmanager
@@ -64,5 +64,8 @@ def askers(server: EmbeddedServer, callees: str = "billing") -> Iterator[Askers]
         asker = stack.enter_context(WorkerProcess(APP, server.url, name="asker", queues="shop"))
         callee = stack.enter_context(WorkerProcess(APP, server.url, name="callee", queues=callees))
         cluster = Askers(server, asker, callee)
+        # A worker holds its lease a moment before it says what it hosts; a call meanwhile is refused.
+        agents = ["shop", *callees.split(",")]
+        eventually(lambda: all(cluster.orchestrator.registry.hosted(agent, agent) for agent in agents))
         yield cluster
         cluster.close()

@@ -10,7 +10,7 @@ import redis
 from celery import Celery
 from kombu import Connection
 
-from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+from orchestrator.deadletters.redis.store import RedisDeadLetterStore
 from orchestrator.sending.ledger import LedgerRow, read_ledger, total
 from orchestrator.transport.store import Store, open_store
 from tests.support.worker_process import WorkerProcess

@@ -26,13 +26,16 @@ LEASE_S = 1.2
 class CandidateProcess:
     """One that campaigns until it leads."""
 
-    def __init__(self, url: str, election: str) -> None:
+    def __init__(self, url: str, election: str, **settings: float) -> None:
         self._arguments = [url, election]
+        self._settings = {
+            f"ORCHESTRATOR_{name.upper()}": str(value) for name, value in {"lease_s": LEASE_S, **settings}.items()
+        }
 
     def __enter__(self) -> CandidateProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.candidate_process", *self._arguments],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "ORCHESTRATOR_LEASE_S": str(LEASE_S)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **self._settings},
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

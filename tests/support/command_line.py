@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from chaos.forked_process import ROOT, run
 from orchestrator import Orchestrator
-from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.dead_letters.group import dead_letters
 
 
 def invoke(app: Celery, command: click.Command, *arguments: str, stdin: str | None = None) -> Result:

@@ -1,4 +1,4 @@
-"""Named leases in Redis beside their rule (``core/lease.py``): what a state machine compares after each of its moves.
+"""Named leases in Redis beside their rule (``core/coordination/lease.py``): what a state machine compares each time.
 
 Both give the same replies, emit the same events and end in the same state; no permit leaks, no ticket is overtaken, and
 fencing tokens grow.
@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
+from orchestrator.core.coordination.lease import HeldPermit, Kind, Life, NamedLease, Request
 from orchestrator.core.keys import Keys
-from orchestrator.core.lease import HeldPermit, Kind, Life, NamedLease, Request
 from orchestrator.transport.redis.commands import Call
 from tests.support.owners_under_test import Owners
-from tests.support.redis_clock import KEY
+from tests.support.redis_clock import TimedScripts
 from tests.support.weighted_moves import WeightedMachine
 
 START_MS = 1_800_000_000_000
@@ -68,7 +68,7 @@ class ComparedLeases(WeightedMachine):
     """The scripts' state and events, and the rule's; after each move they are the same. The moves are a subclass'."""
 
     redis: ClassVar[Any]
-    scripts: ClassVar[dict[str, str]]
+    scripts: ClassVar[TimedScripts]
 
     #: Mostly one kind at a time: so requests for the same name meet each other.
     @initialize(kinds=st.sampled_from([*((kind,) for kind in NAMES), (Kind.LEASE,), (Kind.ELECTION,), tuple(NAMES)]))
@@ -84,7 +84,7 @@ class ComparedLeases(WeightedMachine):
         self.refused: list[Event] = []
         self.last_fence = dict.fromkeys(NAMES, 0)
         self._set_up()
-        self.redis.set(KEY, self.now_ms)
+        self.scripts.set(self.now_ms)
         for _ in range(3):
             self._join()
         self.redis.xgroup_create(STREAM, "workers", "0", mkstream=True)
@@ -99,7 +99,7 @@ class ComparedLeases(WeightedMachine):
 
     def run(self, call: Call) -> Any:
         name, keys, args = call
-        reply = self.redis.evalsha(self.scripts[name], len(keys), *keys, *args)
+        reply = self.scripts.run(name, keys, args)
         if isinstance(reply, list) and reply[:1] == [b"events"]:
             self.emitted += [tuple(value.decode() for value in event) for event in reply[2]]
             return reply[1]

@@ -24,9 +24,6 @@ def close(orchestrator: Orchestrator) -> None:
     """Close its connections."""
     if not orchestrator.eager:
         orchestrator.runtime.store.client.close()
-        waiting = vars(orchestrator.runtime.redis.named_leases).get("_waiting")
-        if waiting is not None:
-            waiting.connection_pool.disconnect()
         orchestrator.runtime.store.pool.disconnect()
     orchestrator.app.close()
 

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 from hypothesis import strategies as st
 
-from orchestrator.core.cron_fields import CronFields
-from orchestrator.core.cron_times import DstFold, DstGap
+from orchestrator.core.schedules.cron_fields import CronFields
+from orchestrator.core.schedules.cron_times import DstFold, DstGap
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_S = 86400

@@ -20,10 +20,13 @@ AGENTS = ("a", "b")
 
 
 class DistributingProcess:
-    """Gives ``items`` out on a Redis, until it is about to run ``script`` for the ``number``-th time."""
+    """Gives ``items`` out on a Redis, until it is about to run ``script`` for the ``number``-th time.
 
-    def __init__(self, redis_url: str, items: int, script: str, number: int) -> None:
-        self._arguments = [redis_url, str(items), script, str(number)]
+    ``key`` is its idempotency key.
+    """
+
+    def __init__(self, redis_url: str, items: int, script: str, number: int, key: str = "") -> None:
+        self._arguments = [redis_url, str(items), script, str(number), key]
 
     def __enter__(self) -> DistributingProcess:
         self._process = subprocess.Popen(
@@ -58,7 +61,7 @@ class DistributingProcess:
                 pipe.close()
 
 
-def _main(url: str, items: str, script: str, number: str) -> None:
+def _main(url: str, items: str, script: str, number: str, key: str) -> None:
     orchestrator = make(url, *map(reader, AGENTS))
     distribution: Any = orchestrator.runtime.redis.distribution
     run, left = distribution._run, [int(number)]
@@ -71,7 +74,8 @@ def _main(url: str, items: str, script: str, number: str) -> None:
         return run(call)
 
     distribution._run = stopping
-    orchestrator.distribute([Page(number=at) for at in range(int(items))], to=list(AGENTS))
+    pages = [Page(number=at) for at in range(int(items))]
+    orchestrator.distribute(pages, to=list(AGENTS), idempotency_key=key or None)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from orchestrator import Message, StepFailed
-from orchestrator.core.outcome import Dead, to_wire
-from orchestrator.core.run import Run
-from orchestrator.core.run_calls import CallList, Suspended, calls_of
-from orchestrator.core.run_state import Effects
-from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.core.deliveries.outcome import Dead, to_wire
+from orchestrator.core.workflows.plan import StepPlan
+from orchestrator.core.workflows.run import Run
+from orchestrator.core.workflows.run_calls import CallList, Suspended, calls_of
+from orchestrator.core.workflows.run_state import Effects
 from orchestrator.workflows.definition import StepDefinition
-from orchestrator.workflows.function_context import WorkflowContext
-from orchestrator.workflows.function_execution import Execution
-from orchestrator.workflows.function_history import history_of
+from orchestrator.workflows.functions.context import WorkflowContext
+from orchestrator.workflows.functions.execution import Execution
+from orchestrator.workflows.functions.history import history_of
 
 Program = list[Any]
 

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from orchestrator.core.admission.flow_policy import Flow, Mailbox
+from orchestrator.core.deliveries.fingerprint import fingerprint
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.errors import MailboxFull
-from orchestrator.core.fingerprint import fingerprint
-from orchestrator.core.flow_policy import Flow, Mailbox
 from orchestrator.core.keys import GROUP, Keys, indexed, levels_of
-from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.edit import Validate
-from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
+from orchestrator.deadletters.in_memory.store import InMemoryDeadLetterStore
 from orchestrator.deadletters.letter import DIMENSIONS, DeadLetter
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+from orchestrator.deadletters.redis.store import RedisDeadLetterStore
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.mailbox_entry import decode, with_lineage
 from orchestrator.transport.options import Options

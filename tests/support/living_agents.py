@@ -80,10 +80,12 @@ def live(orchestrator: Orchestrator, *agents: str, slots: int = 1, host: str = "
     store: Any = orchestrator.runtime.store
     incarnation = f"w{number}@{host}:1#{number}"
     served = json.dumps(agents)
-    fields = {"agents": served, "queues": served, "host": host, "concurrency": slots, "releases_steps": 1}
+    fields = {"agents": served, "queues": served, "host": host, "concurrency": slots}
+    fields |= {"releases_steps": 1, "counts_votes": 1}
     store.client.hset(store.keys.incarnation(incarnation), mapping=fields)
     for agent in agents:
         store.client.hset(store.keys.hosts(agent), incarnation, slots)
+        store.client.sadd(store.keys.servers(agent), incarnation)
     store.client.zadd(store.keys.leases, {incarnation: _FAR_MS})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from celery import Celery
@@ -13,7 +13,7 @@ from orchestrator.monitors.check import inconsistencies
 from orchestrator.monitors.monitors import Monitors
 from orchestrator.monitors.redis_monitors import RedisMonitors
 from orchestrator.transport.redis import commands
-from orchestrator.worker.owner import Owner
+from orchestrator.worker.execution.owner import Owner
 from tests.support.patient_redis import patient_redis
 
 
@@ -107,13 +107,22 @@ class RedisUnderTest:
         self.orchestrator = make(url, **settings)
         self.store = self.orchestrator.runtime.store
         self.redis = patient_redis(url)
+        #: Each reply to a call that changes monitors is lost, so that the call is repeated.
+        self.loses_replies = False
+        self._run, self.monitors.run = self.monitors.run, self._run_monitors  # type: ignore[method-assign]
         self._ids: dict[str, str] = {}
         for agent in ("watcher", "target", "other"):
             self.revive(agent)
 
     @property
     def monitors(self) -> RedisMonitors:
-        return self.orchestrator.runtime.redis_monitors()
+        return self.orchestrator.runtime.redis.monitors
+
+    def _run_monitors(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        reply = self._run(name, keys, args)
+        if self.loses_replies and name in ("create", "demonitor"):
+            return self._run(name, keys, args)
+        return reply
 
     def join(self, agent: str) -> str:
         """One more incarnation of an agent."""
@@ -131,7 +140,7 @@ class RedisUnderTest:
         incarnation = self._ids.pop(agent, None)
         if incarnation is not None:
             self.fence(incarnation, reason)
-            self.orchestrator.runtime.sweep()
+            self.orchestrator.runtime.redis.sweep()
 
     def revive(self, agent: str) -> None:
         if agent not in self._ids:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orchestrator.core.supervision_tree_spec import ProcessSpec, Restart, Strategy, SupervisorSpec, join
+from orchestrator.core.supervision_tree.spec import ProcessSpec, Restart, Strategy, SupervisorSpec, allowed_ends, join
 
 
 @dataclass
@@ -83,7 +83,7 @@ class NaiveTree:
                 self._ended(supervisor, True)
             return
         supervisor.ends = [at for at in supervisor.ends if self.now - at <= spec.period_s] + [self.now]
-        if len(supervisor.ends) > spec.intensity:
+        if len(supervisor.ends) > allowed_ends(spec):
             self._stop(supervisor)
             self._ended(supervisor, False)
             return

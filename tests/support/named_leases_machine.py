@@ -1,4 +1,4 @@
-"""The machine of named leases: scripts and rule (``core/lease.py``), driven with the same moves and the same clock.
+"""The machine of named leases: scripts and rule (``core/coordination/lease.py``), driven with the same moves and clock.
 
 Owners die and vanish, attempts end, answers are lost, Redis is emptied. What is compared after each move is in
 ``compared_leases``.
@@ -7,37 +7,27 @@ Owners die and vanish, attempts end, answers are lost, Redis is emptied. What is
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import run_state_machine_as_test
 
 from orchestrator.coordination import commands
-from orchestrator.core.lease import Kind, Life, Reply, Request, Status
-from orchestrator.transport.redis.scripts import command, resolve
+from orchestrator.core.coordination.lease import Kind, Life, Reply, Request, Status
 from tests.support.compared_leases import NAMES, STREAM, Asked, ComparedLeases
 from tests.support.patient_redis import patient_redis
-from tests.support.redis_clock import CLOCK, KEY
+from tests.support.redis_clock import TimedScripts
 from tests.support.weighted_moves import move
 
 PACKAGE = "orchestrator.coordination"
-SCRIPTS = ("acquire", "release", "hand_over", "check_in", "is_held", "holder_died")
 
 AT = st.integers(0, 7)
 #: Mostly what matters next: who holds, and who is next.
 WHICH = st.sampled_from(["held", "held", "next", "waiting", "any"])
 RESOURCES = st.sampled_from(["a", "b"])
 SCORES = st.sampled_from([0.0, 0.0, 1.5, -3.0, 1e12])
-
-
-def timed(name: str) -> bytes:
-    """A script of coordination that reads the time from a key."""
-    return resolve(command(name, PACKAGE), PACKAGE, {"clock": CLOCK})
 
 
 class Machine(ComparedLeases):
@@ -298,14 +288,14 @@ class Machine(ComparedLeases):
     @move(2, by_ms=st.sampled_from([1, 500, 2500, 6000]))
     def time_passes(self, by_ms: int) -> None:
         self.now_ms += by_ms
-        self.redis.set(KEY, self.now_ms)
+        self.scripts.set(self.now_ms)
 
     @move(5, when=lambda self: self.moments(), at=AT, late_ms=st.integers(0, 1), is_noticed=st.booleans())
     def a_time_comes(self, at: int, late_ms: int, is_noticed: bool) -> None:
         """Something is over, or will be in a moment."""
         moments = self.moments()
         self.now_ms = moments[at % min(2, len(moments))] + late_ms
-        self.redis.set(KEY, self.now_ms)
+        self.scripts.set(self.now_ms)
         if is_noticed:
             for asked in [self.pick("held", place) for place in range(2)]:
                 self._check(asked)
@@ -322,7 +312,7 @@ class Machine(ComparedLeases):
         # Together with a loss of what Redis held, it would let tokens start again lower; the page says so.
         if self.now_ms - 3000 > self.lost_until_ms:
             self.now_ms -= 3000
-            self.redis.set(KEY, self.now_ms)
+            self.scripts.set(self.now_ms)
 
     @move(1)
     def redis_is_emptied(self) -> None:
@@ -331,36 +321,15 @@ class Machine(ComparedLeases):
         self._set_up()
         self.lost_until_ms = max(self.last_fence.values())
         self.now_ms = max(self.now_ms, *self.last_fence.values()) + 1000
-        self.redis.set(KEY, self.now_ms)
+        self.scripts.set(self.now_ms)
 
 
 @contextmanager
-def driving(url: str, fault: tuple[str, str] | None = None) -> Iterator[None]:
-    """The machine drives the scripts behind this URL, in which the first of two texts is replaced by the second."""
+def driving(url: str) -> Iterator[None]:
+    """The machine drives the scripts behind this URL."""
     client = Machine.redis = patient_redis(url)
-    texts = {name: timed(name).decode() for name in SCRIPTS}
-    if fault is not None:
-        right, wrong = fault
-        assert any(right in text for text in texts.values()), f"no script has {right!r}"
-        texts = {name: text.replace(right, wrong) for name, text in texts.items()}
-    Machine.scripts = {name: client.script_load(text) for name, text in texts.items()}
+    Machine.scripts = TimedScripts(client, PACKAGE)
     try:
         yield
     finally:
         client.close()
-
-
-def drive(**options: Any) -> None:
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=int(os.environ.get("LEASE_EXAMPLES", "25")),
-            stateful_step_count=60,
-            deadline=None,
-            database=None,
-            # A failure is reported as it was found: shrinking it takes minutes.
-            phases=[Phase.explicit, Phase.generate],
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-            **options,
-        ),
-    )

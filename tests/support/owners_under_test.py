@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orchestrator.core.lease import Life
+from orchestrator.core.coordination.lease import Life
 
 
 class Owners:

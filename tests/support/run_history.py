@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.core.expansion import steps_in_place
-from orchestrator.core.run_calls import CALLER
-from orchestrator.core.run_state import ENDED
-from orchestrator.core.workflow_plan import Kind, StepPlan, number_of, numbers_in
+from orchestrator.core.workflows.expansion import steps_in_place
+from orchestrator.core.workflows.plan import Kind, StepPlan, number_of, numbers_in
+from orchestrator.core.workflows.run_calls import CALLER
+from orchestrator.core.workflows.run_state import ENDED
 
 
 @dataclass
@@ -52,9 +52,16 @@ class RunHistory:
                 assert states.get(number, "w")[0] in ENDED, f"{step} was sent before {number} ended"
         if step in self._errbacks():
             callers = [n for n, plan in self.plan.items() if int(step) in numbers_in(plan.options.get("errbacks", ""))]
+            replaced = steps_in_place(self.plan, states)
             assert any(kind == "dead" and number_of(one) in callers for kind, one in self.log) or any(
-                self.plan[caller].kind is not Kind.TASK for caller in callers
+                self._may_die_unsent(caller, replaced) for caller in callers
             ), f"errback {step} was sent, and none of {callers} is dead"
+
+    def _may_die_unsent(self, step: str, replaced: Collection[str]) -> bool:
+        """Whether a step may be dead by something else than its message: its items, its time, or steps in its place."""
+        plan = self.plan[step]
+        items = [one for one in replaced if number_of(one) == step]
+        return plan.kind is not Kind.TASK or "within_ms" in plan.options or bool(items)
 
     def _errbacks(self) -> set[str]:
         named = (plan.options.get("errbacks", "") for plan in self.plan.values())
@@ -88,10 +95,19 @@ class RunHistory:
         self.outcomes.pop(step, None)
 
     def retried(self, step: str) -> None:
-        """A step that was not handled is to begin again, of a map the items that were not."""
+        """A step that was not handled is to begin again, of a map the items that were not.
+
+        Its message may have been: others took its place, and these were not handled.
+        """
         self.log.append(("retried", step))
-        for one in [one for one in self.outcomes if number_of(one) == step and self.outcomes[one] != "handled"]:
-            del self.outcomes[one]
+        items = [one for one in self.outcomes if number_of(one) == step and self.outcomes[one] != "handled"]
+        for one in {step, *items}:
+            self.outcomes.pop(one, None)
+
+    def replayed(self, step: str) -> None:
+        """A dead letter of a step is out again; the step may have been retried since, and have ended otherwise."""
+        self.log.append(("replayed", step))
+        self.outcomes.pop(step, None)
 
     def over(self, counts: Mapping[str, int], states: Mapping[str, str], run_state: str) -> None:
         """The run has ended, and nothing more will happen."""
@@ -102,7 +118,8 @@ class RunHistory:
         if run_state == "completed":
             assert set(letters) <= set("hdeck"), f"completed with {letters}; {states}"
             added = steps_in_place(self.plan, states)
-            assert all(states[owner][0] in "hd" for owner in added), f"steps in place of {added}, but {states}"
+            # A caller, and an owner that was retried, are sent again, and then end as any message does.
+            assert all(states[owner][0] in "hdec" for owner in added), f"steps in place of {added}, but {states}"
             numbers = {str(number) for number in range(self.declared)} | {str(n) for new in added.values() for n in new}
             # An errback that nobody has called never begins.
             assert numbers - {step for step in states if step.isdigit()} <= self._errbacks()

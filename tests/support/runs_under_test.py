@@ -7,21 +7,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.resources import files
 from typing import Any
 
-from orchestrator.core.expansion import steps_in_place, take_place
 from orchestrator.core.keys import GROUP, Keys
-from orchestrator.core.run import Run
-from orchestrator.core.run_calls import CALLER, CallList, calls_of
-from orchestrator.core.run_state import Effects, RunState
-from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, number_of, ranges_text
+from orchestrator.core.workflows.expansion import steps_in_place, take_place
+from orchestrator.core.workflows.plan import Kind, OnFailure, StepPlan, number_of, ranges_text
+from orchestrator.core.workflows.run import Run
+from orchestrator.core.workflows.run_calls import CALLER, CallList, calls_of
+from orchestrator.core.workflows.run_state import Effects, RunState
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis import scripts as transport_scripts
-from orchestrator.workflows import scripts
-from orchestrator.workflows.plan_writer import waits_of
+from orchestrator.workflows.compiling.plan_writer import waits_of
+from orchestrator.workflows.redis import scripts
 from tests.support.agents_under_test import AGENTS, AgentsUnderTest, place_of, placed
-from tests.support.redis_clock import CLOCK, KEY
+from tests.support.redis_clock import KEY, timed
 from tests.support.run_history import RunHistory
 
 STEPS = ("returned-0", "0")
@@ -47,21 +46,21 @@ class RunUnderTest:
         self.history = RunHistory(plan)
         self.agents = AgentsUnderTest(redis, self.keys, STEPS)
         self.rule = Run(plan, on_failure, take_back=self._take_back, place=self._place, budget=budget)
-        self.rule.is_lost = self._is_lost
+        self.rule.is_down = self._is_down
         self.letters: dict[str, str] = {}
         self.now = 1_700_000_000_000
         self._budget = budget
         self._is_comparing = True
         self._shas: dict[str, str] = {}
         self._waiting: set[str] = set()
-        self._replayed: set[str] = set()
         self._known: set[str] = set()
         self._noted = 0
         self._moving = False
         #: How many of its holders have died while they had a step's message.
         self._deaths: Counter[str] = Counter()
         self._holder = 0
-        self._declared = self._next = sum(number.isdigit() for number in plan)
+        #: The number of the next step that is added.
+        self.next_number = self._declared = sum(number.isdigit() for number in plan)
         redis.flushdb()
         redis.set(KEY, self.now)
         self._write(on_failure)
@@ -112,11 +111,21 @@ class RunUnderTest:
                     found.append((queue, stream, entry.decode(), _step_of(fields[b"m"])))
         return found
 
+    def queues_with_messages(self) -> list[str]:
+        """The mailboxes in which a message is to be claimed."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for queue in QUEUES:
+                for name in STEPS:
+                    stream = self.keys.stream(queue, name)
+                    pipe.xlen(stream).xpending(stream, GROUP)
+            found = pipe.execute()
+        claimable = [length - pending["pending"] for length, pending in zip(found[::2], found[1::2], strict=True)]
+        return [queue for at, queue in enumerate(QUEUES) if sum(claimable[at * len(STEPS) : (at + 1) * len(STEPS)])]
+
     def settle(self, held: tuple[str, str, str, str], outcome: str, result: Any) -> None:
         """A claimed message ends."""
         queue, stream, entry, step = held
         self.agents.left(queue)
-        key = self.keys.outcome(f"{UID}.{step}")
         wire: dict[str, Any] = {"outcome": outcome, "attempts": 1}
         if outcome in ("dead", "deployment"):
             reason = "deployment" if outcome == "deployment" else "error"
@@ -133,73 +142,55 @@ class RunUnderTest:
                 ttl_ms=_DAY_MS,
             )
             self.letters[step] = self._transport(call).decode()
-            outcome = "dead"
             wire = {"outcome": "dead", "reason": reason, "letter_id": self.letters[step]}
         else:
             wire |= {"result": result} if outcome == "handled" else {}
-            ledger = self.keys.ledger(queue)
-            self._transport(
-                commands.settle_with_outcome(stream, ledger, key, entry, outcome, json.dumps(wire), _DAY_MS)
-            )
+            self._record_outcome(held, wire)
         self._ended(step, wire)
+
+    def _record_outcome(self, held: tuple[str, str, str, str], wire: dict[str, Any]) -> None:
+        queue, stream, entry, step = held
+        ledger, key = self.keys.ledger(queue), self.keys.outcome(f"{UID}.{step}")
+        outcome = wire["outcome"]
+        self._transport(commands.settle_with_outcome(stream, ledger, key, entry, outcome, json.dumps(wire), _DAY_MS))
+
+    def _add_steps(self, step: str, new: dict[str, StepPlan]) -> None:
+        # The plan is written before the outcome of the step whose handler has asked for them.
+        self.rule.add_steps(new)
+        self.plan = self.history.plan = self.rule.plan
+        texts = {number: plan.to_text() for number, plan in new.items()}
+        self.redis.hset(f"{self.keys.run(UID)}:plan", mapping=texts | waits_of(self.rule.plan.items()))
+        self.redis.hset(self.keys.outcome_hooks(f"{UID}.{step}"), "expand", "1")
 
     def expand(self, held: tuple[str, str, str, str], steps: list[dict[str, Any]]) -> None:
         """A claimed message ends, and steps take its place."""
-        queue, stream, entry, step = held
+        queue, _, _, step = held
         self.agents.left(queue)
-        first = self._next
+        first = self.next_number
         new = expansion_of(step, self.rule.plan[number_of(step)], first, steps)
-        self._next = first + len(steps) + 1
-        self.rule.add_steps(new)
-        self.plan = self.history.plan = self.rule.plan
-        key, hooks = self.keys.run(UID), self.keys.outcome_hooks(f"{UID}.{step}")
-        texts = {number: plan.to_text() for number, plan in new.items()}
-        self.redis.hset(f"{key}:plan", mapping=texts | waits_of(self.rule.plan.items()))
-        self.redis.hset(hooks, "expand", "1")
-        final = {"$orc": {"steps": ranges_text(range(first, self._next - 1)), "path": []}}
-        expanded = {"first": first, "count": self._next - first, "final": final}
+        self.next_number = first + len(steps) + 1
+        self._add_steps(step, new)
+        final = {"$orc": {"steps": ranges_text(range(first, self.next_number - 1)), "path": []}}
+        expanded = {"first": first, "count": self.next_number - first, "final": final}
         wire = {"outcome": "handled", "attempts": 1, "result": None, "expanded": expanded}
-        call = commands.settle_with_outcome(
-            stream,
-            self.keys.ledger(queue),
-            self.keys.outcome(f"{UID}.{step}"),
-            entry,
-            "handled",
-            json.dumps(wire),
-            _DAY_MS,
-        )
-        self._transport(call)
+        self._record_outcome(held, wire)
         self._ended(step, wire)
 
     def suspend(self, held: tuple[str, str, str, str], calls: list[dict[str, Any]], *, stale: bool) -> None:
         """A claimed message of a workflow function ends with calls; if they are ``stale``, they come too late."""
-        queue, stream, entry, step = held
-        first, self._next = self._next, self._next + len(calls)
+        queue, _, _, step = held
+        first, self.next_number = self.next_number, self.next_number + len(calls)
         plan = plan_of(calls, first)
         new = plan | calls_of(step, first, [plan[str(first + at)] for at in range(len(calls))])
-        self.rule.add_steps(new)
-        self.plan = self.history.plan = self.rule.plan
-        key, hooks = self.keys.run(UID), self.keys.outcome_hooks(f"{UID}.{step}")
-        texts = {number: plan.to_text() for number, plan in new.items()}
-        self.redis.hset(f"{key}:plan", mapping=texts | waits_of(self.rule.plan.items()))
-        self.redis.hset(hooks, "expand", "1")
+        self._add_steps(step, new)
         # Only a replayed letter's execution can be late: it is not the one that the run waits for.
         is_late = stale and self.rule.states.get(step, "")[:1] != "s"
         after = CallList.from_text(self.rule.calls.get(step)).entries + is_late
         entries = [["now", 1], *([f"call {number}"] for number in range(len(calls)))]
         suspended = {"first": first, "count": len(calls), "after": after, "entries": entries}
         wire = {"outcome": "handled", "attempts": 1, "result": None, "suspended": suspended}
-        call = commands.settle_with_outcome(
-            stream,
-            self.keys.ledger(queue),
-            self.keys.outcome(f"{UID}.{step}"),
-            entry,
-            "handled",
-            json.dumps(wire),
-            _DAY_MS,
-        )
-        self._transport(call)
-        self._replayed.discard(step)
+        self._record_outcome(held, wire)
+        self._deaths.pop(step, None)
         self.agents.left(queue)
         self.history.suspended(step)
         self._apply(self.rule.step_ended(step, wire))
@@ -263,13 +254,13 @@ class RunUnderTest:
 
     def place_again(self) -> None:
         """A sweep places steps again."""
-        lost = [agent for agent in AGENTS if agent not in self.agents.slots]
+        down = [agent for agent in AGENTS if agent not in self.agents.slots]
         was_over = self.rule.has_ended
-        # The script looks through the run once for all lost agents.
-        agent = next((one for one in lost if self.redis.exists(self.keys.runs_placed(one))), "")
+        # The script looks through the run once for all agents that are down.
+        agent = next((one for one in down if self.redis.exists(self.keys.runs_placed(one))), "")
         self._workflow(scripts.place_steps(self.keys, UID, agent))
         if not was_over:
-            self._apply(self.rule.place_again(is_lost=bool(agent)))
+            self._apply(self.rule.place_again(is_down=bool(agent)))
 
     def _returned(self, queue: str, step: str, is_marked: bool) -> None:
         if is_marked:
@@ -279,18 +270,15 @@ class RunUnderTest:
             self._look()
 
     def replay(self, step: str) -> None:
-        """A dead letter is replayed; not one of a call and one of its caller at once."""
-        others = {number for number, plan in self.plan.items() if plan.options.get(CALLER) == step}
-        if self._replayed & {*others, self.plan[number_of(step)].options.get(CALLER)}:
-            return
+        """A dead letter is replayed, unless the run refuses it."""
         _, refusals, *_ = self._transport(commands.replay(self.keys, "0", [self.letters[step]], audit_id=""))
         why = self.rule.why_not_replayed(step)
         assert [reasons[0].decode() for _, reasons, _ in refusals or ()] == ([why] if why else [])
         if why:
             return
         del self.letters[step]
-        self._replayed.add(step)
         self.rule.replayed.add(step)
+        self.history.replayed(step)
         self._look()
 
     def control(self, action: str, value: str = "", payload: str = "") -> str:
@@ -313,9 +301,7 @@ class RunUnderTest:
         return str(said.decode())
 
     def retry_step(self, step: str) -> None:
-        """The user has a step begin again; no letter of its callers was replayed."""
-        if self._replayed.intersection(self._callers(step)):
-            return
+        """The user has a step begin again."""
         said, _ = self._workflow(scripts.control_run(self.keys, UID, "retry", step))
         expected, effects = self.rule.retry(step)
         assert said.decode() == expected
@@ -323,6 +309,14 @@ class RunUnderTest:
             self.history.retried(step)
             for caller in self._callers(step):
                 self.history.resumes(caller)
+            self._apply(effects)
+
+    def compensate(self) -> None:
+        """The user wants a failed run to be compensated."""
+        said, _ = self._workflow(scripts.control_run(self.keys, UID, "compensate"))
+        expected, effects = self.rule.compensate_failed()
+        assert said.decode() == expected
+        if expected == "done":
             self._apply(effects)
 
     def time_passes(self, ms: int) -> None:
@@ -344,7 +338,6 @@ class RunUnderTest:
         self._apply(self.rule.cancel(compensate=compensate))
 
     def _ended(self, step: str, wire: Mapping[str, Any]) -> None:
-        self._replayed.discard(step)
         self._deaths.pop(step, None)
         self.history.ended(step, wire["outcome"])
         self._apply(self.rule.step_ended(step, wire))
@@ -377,7 +370,7 @@ class RunUnderTest:
     def _place(self, _step: str) -> int | None:
         return self.agents.place()
 
-    def _is_lost(self, step: str) -> bool:
+    def _is_down(self, step: str) -> bool:
         self._moving = AGENTS[self.rule.placed[step]] not in self.agents.slots
         return self._moving
 
@@ -391,12 +384,6 @@ class RunUnderTest:
     def _apply(self, effects: Effects) -> None:
         self._note_sends(effects)
         self._noted = 0
-        # Of a function that is executed again, the letter has no use any more.
-        self.letters = {
-            step: letter
-            for step, letter in self.letters.items()
-            if step not in self.rule.calls or self.rule.states.get(step, "")[:1] == "d"
-        }
         self.history.paused = self.rule.paused
         if self._is_comparing:
             self._look()
@@ -509,11 +496,9 @@ class RunUnderTest:
 
     def _run(self, package: str, name: str, keys: list[str], args: list[Any]) -> Any:
         if name not in self._shas:
-            runs = files("orchestrator.transport.redis").joinpath("lua/includes/run_steps.lua").read_bytes()
-            assert runs.count(_BUDGET) == 1
-            replaced = {"clock": CLOCK, "run_steps": runs.replace(_BUDGET, b"runs.BUDGET = %d\n" % self._budget)}
-            text = transport_scripts.resolve(transport_scripts.command(name, package), package, replaced)
-            self._shas[name] = self.redis.script_load(text)
+            text = timed(transport_scripts.command(name, package), package)
+            assert text.count(_BUDGET) == text.count(b"runs.BUDGET =")
+            self._shas[name] = self.redis.script_load(text.replace(_BUDGET, b"runs.BUDGET = %d\n" % self._budget))
         reply = self.redis.evalsha(self._shas[name], len(keys), *keys, *args)
         return reply[1] if isinstance(reply, list) and reply[:1] == [b"events"] else reply
 

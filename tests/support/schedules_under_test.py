@@ -10,19 +10,20 @@ from typing import Any
 from celery import Celery
 
 from orchestrator import Agent, Message, Orchestrator, handles
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_json import encode_definition
-from orchestrator.core.schedule_rule import begin
-from orchestrator.core.schedule_state import Decision
-from orchestrator.core.schedule_values import AgentRecipient
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.definition_json import encode_definition
+from orchestrator.core.schedules.rule import begin
+from orchestrator.core.schedules.state import Decision
+from orchestrator.core.schedules.triggers import Interval
+from orchestrator.core.schedules.values import AgentRecipient
 from orchestrator.core.settings import load_settings
-from orchestrator.core.triggers import Interval
-from orchestrator.schedules import scripts
-from orchestrator.schedules.bell import Bell
-from orchestrator.schedules.fire_writer import FireWriter
-from orchestrator.schedules.firing import Firing
-from orchestrator.schedules.service import ScheduleService
-from orchestrator.schedules.stored_state import change_of
+from orchestrator.schedules.declared.static_schedules import StaticSchedules
+from orchestrator.schedules.firing.bell import Bell
+from orchestrator.schedules.firing.fire_writer import FireWriter
+from orchestrator.schedules.firing.one_pass import Firing
+from orchestrator.schedules.firing.service import ScheduleService
+from orchestrator.schedules.redis import scripts
+from orchestrator.schedules.redis.stored_state import change_of
 from orchestrator.transport.redis.command_connection import CommandConnection
 
 
@@ -42,10 +43,10 @@ class Ledgers(Agent):
         """Do nothing."""
 
 
-def scheduling_app(redis_url: str) -> Orchestrator:
+def scheduling_app(redis_url: str, **settings: Any) -> Orchestrator:
     """An app with an agent and a task."""
     app = Celery("scheduling", set_as_current=False)
-    orchestrator = Orchestrator(app, load_settings(broker_url=redis_url))
+    orchestrator = Orchestrator(app, load_settings(broker_url=redis_url, **settings))
     orchestrator.host(Ledgers)
 
     @app.task(name="scheduling.poll", shared=False)
@@ -96,7 +97,11 @@ class Schedules:
             next_after_of=lambda _: None,
         )
         bell = Bell(store.pool, self.keys.schedules_bell, stopped)
-        return ScheduleService(firing, bell, name, stale_s=stale_s, declare=lambda: 0, stopped=stopped)
+        writer: Any = None
+        of_code = StaticSchedules("app", lambda: store, writer, name)
+        return ScheduleService(
+            firing, bell, name, stale_s=stale_s, declare=lambda: None, count=of_code.count, stopped=stopped
+        )
 
     def state(self, name: str = "nightly") -> dict[str, str]:
         """The fields of a schedule's state."""

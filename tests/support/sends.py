@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator import Dead
-from orchestrator.core.outcome import Outcome
+from orchestrator.core.deliveries.outcome import Outcome
 from orchestrator.sending.delivery import Delivery
 
 WAIT_S = 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -12,8 +13,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from orchestrator.supervisor.proc import all_pids, variable_of
-from orchestrator.supervisor.variables import TREE_VARIABLE
+from orchestrator.supervisor.operator.tree_command import Client
+from orchestrator.supervisor.processes.proc import all_pids, variable_of
+from orchestrator.supervisor.reading.variables import TREE_VARIABLE
 
 #: A child that says so when it runs, and then waits.
 WAITS = ["sh", "-c", "echo up; exec sleep 1000"]
@@ -54,6 +56,12 @@ def process(name: str, command: list[str] | None = None, **options: Any) -> dict
 _BROKER = ("ORCHESTRATOR_BROKER_URL", "ORCHESTRATOR_CONFIG", "CELERY_BROKER_URL")
 
 
+def _heed_terminals() -> None:
+    """A shell that starts the tests in the background has them ignore these signals, and what they start, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Supervised:
     """One tree that runs."""
 
@@ -71,6 +79,8 @@ class Supervised:
         if definition is not None:
             (directory / "orchestrator.toml").write_text(definition)
         self.lines: list[str] = []
+        #: Lines that were looked at.
+        self.taken: list[str] = []
         self._pending = b""
         self.process = subprocess.Popen(
             # Should the tests be killed, their trees end with them.
@@ -81,6 +91,7 @@ class Supervised:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_heed_terminals,
         )
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
@@ -91,6 +102,7 @@ class Supervised:
         while True:
             while self.lines:
                 line = self.lines.pop(0)
+                self.taken.append(line)
                 if text in line:
                     return line
             assert self._read(until - monotonic()), f"no line with {text!r}"
@@ -121,8 +133,9 @@ class Supervised:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=inherited)
 
     def tree(self) -> dict[str, Any]:
-        """The tree's rows by path."""
-        return {row["path"]: row for row in json.loads(self.ask("--json").stdout)["children"]}
+        """The tree's rows by path, without the command: tests ask again until they see what they wait for."""
+        with contextlib.closing(Client(self.state)) as client:
+            return {row["path"]: row for row in client.ask(operation="tree")["children"]}
 
     def members(self) -> list[int]:
         """All processes with the tree's mark."""
@@ -143,4 +156,6 @@ class Supervised:
             if pipe is not None:
                 pipe.close()
         for pid in self.members():
-            os.kill(pid, signal.SIGKILL)
+            # It may end meanwhile.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

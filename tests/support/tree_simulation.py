@@ -6,9 +6,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.supervision_tree import begin, next_due, reduce
-from orchestrator.core.supervision_tree_spec import Backoff, ProcessSpec, Strategy, SupervisorSpec
-from orchestrator.core.supervision_tree_state import (
+from orchestrator.core.supervision_tree.rule import begin, next_due, reduce
+from orchestrator.core.supervision_tree.spec import Backoff, ProcessSpec, Strategy, SupervisorSpec
+from orchestrator.core.supervision_tree.state import (
     Effect,
     Ended,
     EndKind,

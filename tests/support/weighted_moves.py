@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-Method = TypeVar("Method", bound=Callable[..., None])
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+#: The values of an argument: always the same, or according to the machine.
+Values: TypeAlias = "st.SearchStrategy[Any] | Callable[[Any], st.SearchStrategy[Any]]"
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,12 @@ class Move:
 
     weight: int
     #: Whether it can do something now.
-    when: Callable[[Any], bool]
-    arguments: dict[str, st.SearchStrategy[Any]]
+    when: Callable[[Any], Any]
+    arguments: dict[str, Values]
 
 
 def move(
-    weight: int = 1, *, when: Callable[[Any], bool] = lambda machine: True, **arguments: st.SearchStrategy[Any]
+    weight: int = 1, *, when: Callable[[Any], Any] = lambda machine: True, **arguments: Values
 ) -> Callable[[Method], Method]:
     """Mark a method of a :class:`WeightedMachine` as one of its moves, with its arguments."""
 
@@ -45,11 +48,16 @@ class WeightedMachine(RuleBasedStateMachine):
     def step(self, data: st.DataObject) -> None:
         """Make a move."""
         moves: dict[str, Move] = {}
-        for name, method in vars(type(self)).items():
+        methods = {name: method for one in reversed(type(self).__mro__) for name, method in vars(one).items()}
+        for name, method in methods.items():
             known = getattr(method, "move", None)
             if isinstance(known, Move) and known.when(self):
                 moves[name] = known
         weighted = [name for name, known in moves.items() for _ in range(known.weight)]
         name = data.draw(st.sampled_from(weighted), label="move")
-        arguments = data.draw(st.fixed_dictionaries(moves[name].arguments), label="arguments")
+        values = {
+            argument: known if isinstance(known, st.SearchStrategy) else known(self)
+            for argument, known in moves[name].arguments.items()
+        }
+        arguments = data.draw(st.fixed_dictionaries(values), label="arguments")
         getattr(self, name)(**arguments)

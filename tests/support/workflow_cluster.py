@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator import Orchestrator
 from orchestrator.workflows.definition import Workflow
-from orchestrator.workflows.function import WorkflowFunction
+from orchestrator.workflows.functions.function import WorkflowFunction
 from orchestrator.workflows.run import Run
 from tests.support.cluster import Cluster
 from tests.support.worker_process import WorkerProcess

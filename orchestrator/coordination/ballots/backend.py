@@ -1,4 +1,4 @@
-"""What carries out ballots: Redis, or this process in eager mode."""
+"""The backend of ballots: Redis, or this process in eager mode."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orchestrator.core.ballot import Silent
-from orchestrator.core.ballot_rules import Threshold
-from orchestrator.core.decision import Decision
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.core.coordination.ballot import Silent
+from orchestrator.core.coordination.ballot_rules import Threshold
+from orchestrator.core.coordination.decision import Decision
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,16 @@ from celery import Celery
 
 from orchestrator.coordination.ballots.backend import BallotsBackend, BallotState
 from orchestrator.coordination.ballots.proposal import Proposals
-from orchestrator.core.decision import LONGEST_WHY, Decision
+from orchestrator.core.checks.text import is_text
+from orchestrator.core.coordination.decision import LONGEST_WHY, Decision
 from orchestrator.core.errors import InvalidPolicy, NotDecided, UnknownBallot
-from orchestrator.core.text import is_text
+from orchestrator.core.spelling.option_names import named_arguments
 from orchestrator.sending.address import Directory
-from orchestrator.sending.call import check_timeout
+from orchestrator.sending.calls.call import check_timeout
 from orchestrator.telemetry import emit, events
 
 
+@named_arguments
 class Ballot:
     """A ballot. Its methods raise :class:`UnknownBallot` if it is not kept any more, and :class:`BrokerUnavailable`.
 

@@ -11,12 +11,11 @@ from celery import Celery
 
 from orchestrator.agents.votes import DECISION
 from orchestrator.coordination.ballots.backend import AskedVoter, BallotRequest
-from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.sending.broadcast import STEP_BYTES, CopyTemplates, check_sizes
-from orchestrator.sending.message_template import encode
-from orchestrator.sending.outgoing_message import queue_name
+from orchestrator.sending.messages.outgoing_message import queue_name
 from orchestrator.sending.publish import producer_of
 from orchestrator.telemetry import tracing
+from orchestrator.transport.json_text import encode
 from orchestrator.transport.message_envelope import envelope
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.store import Store
@@ -41,7 +40,7 @@ def copies_of(app: Celery, store: Store, request: BallotRequest, hidden: tuple[s
         with producer_of(app) as producer, open_batch(producer) as batch:
             numbers = [templates.number(voter.copy, batch) for voter in request.voters]
     except BatchPublishError as error:
-        raise BrokerUnavailable(store.url, error) from error
+        raise store.failure(error) from error
     copies = []
     for voter, number in zip(request.voters, numbers, strict=True):
         template, queue = templates.templates[number], queue_name(voter.copy)
@@ -66,7 +65,7 @@ def slices(copies: Sequence[Copy]) -> Iterator[list[Copy]]:
 
 @dataclass(frozen=True, slots=True)
 class DecisionTexts:
-    """What Redis makes the decision's messages of; in ``ballot_votes.lua`` it says how."""
+    """The text from which Redis makes the decision's messages; ``ballot_votes.lua`` describes it."""
 
     #: ``text:N`` -> a message's text with marks in it.
     texts: dict[str, str]

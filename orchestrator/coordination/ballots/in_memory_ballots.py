@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from orchestrator.coordination.ballots.backend import BallotRequest, BallotState
-from orchestrator.core.ballot import Tally, vote_in
-from orchestrator.core.decision import Decision, Vote
+from orchestrator.core.clock import now_ms
+from orchestrator.core.coordination.ballot import Tally, vote_in
+from orchestrator.core.coordination.decision import Decision, Vote
 from orchestrator.core.errors import BallotExists, UnknownBallot
 from orchestrator.sending.backend import Backend
 from orchestrator.sending.broadcast import BroadcastRequest, Strategy
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
 
 
@@ -30,7 +30,7 @@ class InMemoryBallots:
     ``deliver`` runs a message past the flow control of its agent.
     """
 
-    def __init__(self, backend: Backend, deliver: Callable[[OutgoingMessage], None]) -> None:
+    def __init__(self, backend: Backend, deliver: Callable[[OutgoingMessage], object]) -> None:
         self._backend = backend
         self._deliver = deliver
         self._ballots: dict[str, _Ballot] = {}
@@ -45,7 +45,7 @@ class InMemoryBallots:
             return ballot_id
         weights = {voter.name: voter.weight for voter in request.voters}
         tally = Tally(request.threshold, request.silent_as, weights)
-        self._ballots[ballot_id] = _Ballot(request, tally, _now_ms())
+        self._ballots[ballot_id] = _Ballot(request, tally, now_ms())
         copies = [voter.copy for voter in request.voters]
         refused = self._backend.broadcast(BroadcastRequest(ballot_id, Strategy.BEST_EFFORT, copies))
         for place, voter in enumerate(request.voters):
@@ -57,7 +57,7 @@ class InMemoryBallots:
     def _count(self, ballot_id: str, voter: str, vote: Vote | str) -> None:
         ballot = self._ballots[ballot_id]
         was_open = ballot.tally.decided is None
-        if ballot.tally.count(voter, vote, _now_ms()):
+        if ballot.tally.count(voter, vote, now_ms()):
             said, why = ("silent", vote) if isinstance(vote, str) else (_word(vote), vote.why)
             message = ballot.request.message
             emit(events.BALLOT_VOTED, ballot=ballot_id, message=message, voter=voter, vote=said, why=why)
@@ -101,7 +101,7 @@ class InMemoryBallots:
         ballot = self._ballots.get(ballot_id)
         if ballot is None:
             raise UnknownBallot(ballot_id)
-        has_decided = ballot.tally.cancel(why, _now_ms())
+        has_decided = ballot.tally.cancel(why, now_ms())
         if has_decided:
             self._announce(ballot_id, ballot)
         return has_decided
@@ -127,7 +127,3 @@ class InMemoryBallots:
 
 def _word(vote: Vote) -> str:
     return "approve" if vote.approves else "reject"
-
-
-def _now_ms() -> int:
-    return round(time.time() * 1000)

@@ -14,19 +14,19 @@ from celery import Celery
 from orchestrator.agents.votes import DECISION, vote_name
 from orchestrator.coordination.ballots.backend import AskedVoter, BallotRequest
 from orchestrator.coordination.checks import checked_name
-from orchestrator.core.ballot import MOST_VOTERS, Silent
-from orchestrator.core.ballot_rules import check_rule, weights_of
-from orchestrator.core.choices import check_choice
-from orchestrator.core.effective import Policy
+from orchestrator.core.checks.choices import check_choice
+from orchestrator.core.coordination.ballot import Silent
+from orchestrator.core.coordination.ballot_rules import MOST_VOTERS, check_rule, weights_of
 from orchestrator.core.errors import InvalidPolicy, NoVoters, UnknownMessage
 from orchestrator.core.message import Message, encode, message_name
-from orchestrator.core.policy import WhenDown, WhenOpen
-from orchestrator.core.secret_names import secret_names
+from orchestrator.core.policies.effective import Policy
+from orchestrator.core.policies.policy import WhenDown, WhenOpen
+from orchestrator.core.secrets.secret_names import secret_names
 from orchestrator.sending.address import Address, Directory
-from orchestrator.sending.agent_messages import build_celery_message, build_message, new_id
-from orchestrator.sending.call import check_timeout
+from orchestrator.sending.calls.call import check_timeout
 from orchestrator.sending.destination import checked_queue_of
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.agent_messages import build_celery_message, build_message, new_id
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_options import CheckedOptions
 
 
@@ -73,9 +73,11 @@ class Proposals:
             )
             for address in addresses
         )
+        # Voters, and so their weights, may be named in any order.
         known: Any = [what, fields, weights, repr(threshold), silent_as]
-        fingerprint = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-        return BallotRequest(known_id, what, fields, str(checked), threshold, silent_as, timeout_s, asked, fingerprint)
+        fingerprint = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+        words = f"{checked}{'; silent voters count as against it' if silent_as is Silent.REJECT else ''}"
+        return BallotRequest(known_id, what, fields, words, threshold, silent_as, timeout_s, asked, fingerprint)
 
     def _addresses(self, voters: object, what: str) -> list[Address]:
         if isinstance(voters, str | bytes | type) or not isinstance(voters, Iterable):

@@ -15,15 +15,15 @@ from orchestrator.coordination.ballots import commands
 from orchestrator.coordination.ballots.backend import BallotRequest, BallotState
 from orchestrator.coordination.ballots.ballot_texts import copies_of, decision_texts, slices
 from orchestrator.core.clock import to_ms
-from orchestrator.core.decision import Decision
-from orchestrator.core.errors import BallotExists, BrokerUnavailable, UnknownBallot
+from orchestrator.core.coordination.decision import Decision
+from orchestrator.core.errors import BallotExists, UnknownBallot
 from orchestrator.registry.outdated_workers import refuse_outdated
 from orchestrator.registry.registry import OutdatedIncarnation
 from orchestrator.sending.backend import Backend
 from orchestrator.sending.lost_answers import LostAnswers, again_if_lost
-from orchestrator.sending.outgoing_message import queue_name
+from orchestrator.sending.messages.outgoing_message import queue_name
 from orchestrator.transport.redis.commands import Call
-from orchestrator.transport.redis.patience import outlast, sleep_on
+from orchestrator.transport.redis.patience import outlast
 from orchestrator.transport.redis.scripts import script_of
 from orchestrator.transport.store import Store
 
@@ -180,7 +180,7 @@ class RedisBallots:
             if monotonic() >= until:
                 return None
             wake_at = min(until, monotonic() + left_s)
-            self._ask(lambda wake_at=wake_at: outlast(until, lambda: sleep_on(store.client, key, wake_at)))
+            self._ask(lambda wake_at=wake_at: outlast(until, lambda: store.sleep_on(key, wake_at)))
 
     def read(self, ballot_id: str) -> BallotState | None:
         """One ballot."""
@@ -209,7 +209,7 @@ class RedisBallots:
         try:
             return command()
         except RedisError as error:
-            raise BrokerUnavailable(self._open_store().url, error) from error
+            raise self._open_store().failure(error) from error
 
 
 def _state(ballot_id: str, raw: Sequence[bytes | None]) -> BallotState | None:

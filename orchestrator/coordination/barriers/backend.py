@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.core.barrier import Arriving, Ended, OnDeath, Reply, Status, Waiting, missing_names
+from orchestrator.core.coordination.barrier import Arriving, Ended, OnDeath, Reply, Status, Waiting, missing_names
 from orchestrator.core.errors import BarrierBroken, InvalidPolicy, OrchestratorError, OwnerGone
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class BarrierState:
 
     @property
     def missing_names(self) -> tuple[str, ...]:
-        """Who is missing, of parties that are declared by name."""
+        """The missing parties, if they are declared by name."""
         return missing_names(self.names, (one.party for one in self.present), (party for party, _ in self.gone))
 
 
@@ -95,7 +95,7 @@ def refusal(name: str, request: Arriving, status: Status, stored: str = "") -> O
     if status is Status.GONE:
         return OwnerGone(request.owner)
     asked = f"{described(request.parties, request.names)}, on_death={request.on_death.value!r}"
-    return InvalidPolicy("parties", asked, f"{stored}, with which barrier {name!r} is in use")
+    return InvalidPolicy("parties", asked, f"{stored}, with which barrier {name!r} is in use; reset() ends that")
 
 
 def described(parties: int, names: Sequence[str]) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,17 +16,19 @@ from celery import Celery
 
 from orchestrator.coordination.barriers.backend import Barriers, BarrierState, broken
 from orchestrator.coordination.checks import checked_name
-from orchestrator.core.barrier import Arriving, OnDeath, Reply, Status, Waiting
+from orchestrator.coordination.not_entered import NotEntered
+from orchestrator.core.checks.numbers import check_number, check_whole_number, is_whole_number
 from orchestrator.core.clock import to_ms
-from orchestrator.core.errors import BarrierBroken, BrokerUnavailable, InvalidPolicy, OwnerGone
+from orchestrator.core.coordination.barrier import Arriving, OnDeath, Reply, Status, Waiting
+from orchestrator.core.errors import BarrierBroken, BrokerUnavailable, InvalidPolicy, NoOwner, OwnerGone
 from orchestrator.core.message import Message
-from orchestrator.core.numbers import check_number, check_whole_number
+from orchestrator.core.spelling.option_names import named_arguments
 from orchestrator.sending.address import Directory
-from orchestrator.sending.agent_messages import build_agent_message
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.agent_messages import build_agent_message
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_options import SendOptions, check_options
 from orchestrator.transport.redis.patience import outlast
-from orchestrator.worker.owner import Owner, checked_wait
+from orchestrator.worker.execution.owner import Owner, checked_wait
 
 #: Parties of one barrier.
 MOST_PARTIES: Final = 1000
@@ -42,7 +45,7 @@ _OPTIONS: Final = check_options(SendOptions())
 
 @dataclass(frozen=True, slots=True)
 class BarrierPolicy:
-    """What everybody who uses a barrier has to say alike, and how long a generation may take."""
+    """The parties, on which all users of a barrier must agree, and how long a generation may take."""
 
     parties: int
     names: tuple[str, ...]
@@ -62,8 +65,10 @@ def checked_policy(parties: object, timeout_s: object, on_death: object) -> Barr
         if not 1 <= len(names) <= MOST_PARTIES or len(set(names)) < len(names):
             raise InvalidPolicy("parties", list(names[:20]), f"1 to {MOST_PARTIES} different names, or their number")
         count = len(names)
+    elif is_whole_number(parties, 1, MOST_PARTIES):
+        count = parties
     else:
-        count = check_whole_number("parties", parties, 1, MOST_PARTIES)
+        raise InvalidPolicy("parties", parties, f"a whole number from 1 to {MOST_PARTIES}, or a list of their names")
     seconds = check_number("timeout_s", timeout_s, 0.001, LONGEST_TIMEOUT_S)
     if not isinstance(on_death, str) or on_death not in list(OnDeath):
         raise InvalidPolicy("on_death", on_death, "'break' or 'shrink'")
@@ -71,23 +76,24 @@ def checked_policy(parties: object, timeout_s: object, on_death: object) -> Barr
 
 
 @dataclass(frozen=True, slots=True)
-class Here:
-    """What a barrier needs of the app that it is used in."""
+class BarrierContext:
+    """The surroundings of a barrier: the app that it is used in."""
 
     barriers: Callable[[], Barriers]
-    #: Who arrives here; raises ``NoOwner``.
+    #: The owner of an arrival here; raises ``NoOwner``.
     owner: Callable[[str], Owner]
     app: Celery
     directory: Directory
 
 
-class Barrier:
+@named_arguments
+class Barrier(NotEntered):
     """A barrier of one name: its generations trip one after the other, each when all parties have arrived."""
 
-    def __init__(self, here: Here, name: str, policy: BarrierPolicy) -> None:
+    def __init__(self, context: BarrierContext, name: str, policy: BarrierPolicy) -> None:
         self.name = name
         self.policy = policy
-        self._here = here
+        self._context = context
 
     def arrive(
         self,
@@ -117,8 +123,8 @@ class Barrier:
             UnknownAgent, UnknownMessage: ``to`` does not handle the message.
             BrokerUnavailable: Redis was away.
         """
-        owner = self._here.owner("place at a barrier")
-        delivery = str(self._here.app.current_task.request.id) if owner.entry else ""
+        owner = self._context.owner("place at a barrier")
+        delivery = owner.delivery
         name = checked_name(delivery or owner.id if party is None else party, "party")
         if self.policy.names and name not in self.policy.names:
             raise InvalidPolicy("party", name, f"one of {', '.join(self.policy.names[:20])}")
@@ -137,46 +143,54 @@ class Barrier:
             self.policy.on_death,
             max(1, to_ms(self.policy.timeout_s)),
         )
-        reply = self._here.barriers().arrive(self.name, request, *messages)
-        arrival = Arrival(self, self._here.barriers(), request, reply, leaves_message=any(messages))
+        reply = self._context.barriers().arrive(self.name, request, *messages)
+        arrival = Arrival(self, self._context.barriers(), request, reply, leaves_message=any(messages))
         arrival.raise_if_broken(reply)
         return arrival
 
     def _message(self, option: str, message: Message | None, to: Any, owner: Owner) -> OutgoingMessage | None:
         if message is None:
             return None
+        if not isinstance(message, Message):
+            raise InvalidPolicy(option, message, "an instance of a Message class")
         recipient = to if to is not None else owner.agent
         if not recipient:
-            raise InvalidPolicy("to", to, f"the agent that gets {option}: no agent's handler runs here")
-        outgoing = build_agent_message(self._here.directory, recipient, message, _OPTIONS)
+            raise InvalidPolicy(
+                "to", to, f"the agent that {option} is sent to; it may be left out in an agent's handler only"
+            )
+        outgoing = build_agent_message(self._context.directory, recipient, message, _OPTIONS)
         # It is sent perhaps much later.
         return replace(outgoing, expires_s=None, supervision=replace(outgoing.supervision, deadline_at_s=None))
 
     def state(self) -> BarrierState | None:
-        """Who has arrived and how many are missing; ``None`` if it was not used for a week."""
-        return self._here.barriers().read(self.name)
+        """The parties that have arrived, and the number of missing ones; ``None`` if it was not used for a week."""
+        return self._context.barriers().read(self.name)
 
     def reset(self, generation: int | None = None) -> bool:
-        """Let the next generation begin: the barrier is not broken any more, and a generation that goes on breaks.
+        """Let the next generation begin: the barrier is no longer broken, and a generation in progress breaks.
 
         Args:
-            generation: reset it only if this is still its generation, as a :class:`BarrierBroken` says; of several
-                who do so, one resets it. By default whichever it is.
+            generation: reset only this generation, such as that of a :class:`BarrierBroken`; of several calls, the
+                first one counts. By default the current generation, and the next arrival may name other parties.
 
         Returns:
-            Whether it was broken, or a generation went on.
+            Whether it was broken, or a generation went on, or (without ``generation``) its parties were known.
 
         Raises:
             InvalidPolicy: ``generation`` is no number.
             BrokerUnavailable: Redis was away.
         """
         checked = 0 if generation is None else check_whole_number("generation", generation, 1, 2**53)
-        return self._here.barriers().reset(self.name, checked)
+        return self._context.barriers().reset(self.name, checked)
+
+    def _how_to_enter(self) -> str:
+        return f"orchestrator.barrier({self.name!r}, …).arrive().wait(timeout_s), without a with"
 
     def __repr__(self) -> str:
         return f"<Barrier {self.name!r} parties={self.policy.parties}>"
 
 
+@named_arguments
 class Arrival:
     """A party that has arrived."""
 
@@ -186,6 +200,7 @@ class Arrival:
         self._barrier = barrier
         self._barriers = barriers
         self._request = request
+        self._pid = os.getpid()
         self._leaves_message = leaves_message
         #: The name under which it was counted.
         self.party = request.party
@@ -204,10 +219,13 @@ class Arrival:
             BarrierBroken: the generation is broken, and why: ``timeout``, ``wait timeout``, ``interrupted``, ``reset``,
                 ``lost`` (Redis has lost it), ``attempt ended``, or why a party that waited has died.
             OwnerGone: this process was declared dead.
+            NoOwner: this process is a fork of the one that arrived.
             InvalidPolicy: ``timeout_s`` is not a number from 0 to a day, or the arrival has left a message instead.
             BrokerUnavailable: Redis was away at the end.
         """
         until = monotonic() + checked_wait(timeout_s)
+        if self._pid != os.getpid():
+            raise NoOwner("place at a barrier", forked=True)
         if self._leaves_message:
             raise InvalidPolicy("wait", self.party, "for an arrival without then and if_broken")
         if self.tripped:
@@ -264,5 +282,5 @@ class Arrival:
 
 
 def _caller(name: str, party: str, delivery: str) -> str:
-    """Who arrives, in whichever attempt: one delivery may arrive as several parties."""
+    """The party that arrives, in whichever attempt: one delivery may arrive as several parties."""
     return hashlib.sha1(json.dumps([name, party, delivery]).encode(), usedforsecurity=False).hexdigest()

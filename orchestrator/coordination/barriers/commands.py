@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 
-from orchestrator.core.barrier import Arriving, Waiting
+from orchestrator.core.coordination.barrier import Arriving, Waiting
 from orchestrator.core.keys import Keys
 from orchestrator.transport.redis.commands import Call
 
 
 def arrive_at_barrier(keys: Keys, name: str, request: Arriving) -> Call:
     """Count a party."""
-    r = request
-    said = [r.parties, json.dumps(r.names), r.on_death.value, r.timeout_ms, r.then, r.if_broken]
-    args = [keys.root, name, r.party, r.token, r.owner, r.entry, *said]
-    return "arrive_at_barrier", [keys.leases, keys.barrier_call(r.caller)], args
+    said = [
+        request.parties,
+        json.dumps(request.names),
+        request.on_death.value,
+        request.timeout_ms,
+        request.then,
+        request.if_broken,
+    ]
+    args = [keys.root, name, request.party, request.token, request.owner, request.entry, *said]
+    return "arrive_at_barrier", [keys.leases, keys.barrier_call(request.caller)], args
 
 
 def wait_at_barrier(keys: Keys, name: str, generation: int, party: str, waiting: Waiting) -> Call:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from orchestrator.coordination.barriers.backend import Arrived, Barriers, BarrierState, described, refusal
-from orchestrator.core.barrier import Arriving, BarrierRecord, Reply, Status, Waiting
-from orchestrator.core.lease import Owners
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.core.clock import now_ms
+from orchestrator.core.coordination.barrier import Arriving, BarrierRecord, Reply, Status, Waiting
+from orchestrator.core.coordination.lease import Owners
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
 
 #: The time of a generation may end while its parties wait, and nobody reports that.
@@ -41,7 +41,7 @@ class InMemoryBarriers(Barriers):
                 if message is not None:
                     self._messages[message.id] = message
             known = self._barriers.setdefault(name, BarrierRecord())
-            reply = self._act(name, lambda: known.arrive(recorded, _now_ms(), self._owners))
+            reply = self._act(name, lambda: known.arrive(recorded, now_ms(), self._owners))
             if reply.status is Status.DIFFERS:
                 stored = f"{described(known.parties, known.names)}, on_death={known.on_death.value!r}"
                 raise refusal(name, request, reply.status, stored)
@@ -82,7 +82,7 @@ class InMemoryBarriers(Barriers):
         """Ask what has become of a generation."""
         with self._changed:
             known = self._barriers[name]
-            reply = self._act(name, lambda: known.wait(generation, party, waiting, _now_ms(), self._owners))
+            reply = self._act(name, lambda: known.wait(generation, party, waiting, now_ms(), self._owners))
         self._send_outbox(name)
         return reply
 
@@ -96,7 +96,7 @@ class InMemoryBarriers(Barriers):
         """Break a generation."""
         with self._changed:
             known = self._barriers[name]
-            reply = self._act(name, lambda: known.leave(generation, party, token, reason, _now_ms(), self._owners))
+            reply = self._act(name, lambda: known.leave(generation, party, token, reason, now_ms(), self._owners))
         self._send_outbox(name)
         return reply
 
@@ -106,7 +106,7 @@ class InMemoryBarriers(Barriers):
             known = self._barriers.get(name)
             if known is None:
                 return False
-            was_reset = self._act(name, lambda: known.reset(uuid4().hex, generation, _now_ms(), self._owners))
+            was_reset = self._act(name, lambda: known.reset(uuid4().hex, generation, now_ms(), self._owners))
         if was_reset:
             emit(events.BARRIER_RESET, barrier=name, generation=known.generation)
         self._send_outbox(name)
@@ -129,7 +129,7 @@ class InMemoryBarriers(Barriers):
             known = self._barriers.get(name)
             if known is None:
                 return None
-            self._act(name, lambda: known.time_came(_now_ms()))
+            self._act(name, lambda: known.time_came(now_ms()))
         self._send_outbox(name)
         return _state(name, known)
 
@@ -156,7 +156,3 @@ def _state(name: str, known: BarrierRecord) -> BarrierState:
         tuple(present),
         tuple(sorted(known.gone.items())),
     )
-
-
-def _now_ms() -> int:
-    return round(time.time() * 1000)

@@ -14,12 +14,12 @@ from orchestrator.coordination.barriers import commands
 from orchestrator.coordination.barriers.backend import Arrived, Barriers, BarrierState, described, refusal
 from orchestrator.coordination.late_releases import LateReleases
 from orchestrator.coordination.script_runner import ScriptRunner
-from orchestrator.core.barrier import Arriving, Ended, OnDeath, Reply, Status, Waiting
+from orchestrator.core.coordination.barrier import Arriving, Ended, OnDeath, Reply, Status, Waiting
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
 from orchestrator.core.plural import counted
-from orchestrator.sending.outgoing_message import OutgoingMessage
-from orchestrator.sending.recorded_message import record_message
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.recorded_message import record_message
 from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.patience import outlast
 from orchestrator.transport.store import Store
@@ -60,7 +60,7 @@ class RedisBarriers(Barriers):
         self._sleep = sleep
         self._run = ScriptRunner(open_store, __package__).run
         self._late = LateReleases(self._run)
-        #: Workers and barriers of which was warned.
+        #: Pairs of worker and barrier that a warning was logged for.
         self._warned: set[tuple[str, str]] = set()
 
     @property
@@ -157,13 +157,13 @@ class RedisBarriers(Barriers):
         self._run(commands.end_barrier(self._store.keys, name))
 
     def send_rest(self, name: str, generation: int) -> None:
-        """Send what one script has not sent; what is left after that, the next sweep sends."""
+        """Send the messages that one script did not send; the next sweep sends those still left."""
         for _ in range(_MOST_SENDS):
             if not self._run(commands.send_barrier_messages(self._store.keys, name, generation)):
                 return
 
     def rest_is_due(self, what: str) -> None:
-        """A sweep has found messages of ``GENERATION:NAME`` that are to be sent."""
+        """Send messages that a sweep has found unsent; ``what`` is ``GENERATION:NAME``."""
         generation, _, name = what.partition(":")
         self.send_rest(name, int(generation))
 

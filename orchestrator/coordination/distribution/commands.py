@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from orchestrator.coordination.distribution.backend import OnceOnly
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.transport.redis.commands import Call
 
@@ -24,11 +25,15 @@ def stage_items(keys: Keys, id: str, items: Sequence[tuple[str, str, str]], *, b
     return "stage_items", [keys.items(id)], [before, keep_ms, *parts]
 
 
-def commit_items(keys: Keys, id: str, counts: Mapping[str, int], *, keep_ms: int) -> Call:
-    """Accept all staged items, of each mailbox so many, or none."""
+def commit_items(keys: Keys, id: str, counts: Mapping[str, int], *, keep_ms: int, once: OnceOnly | None = None) -> Call:
+    """Accept all staged items, or none; ``counts`` has the number of each mailbox. With a key, ``once``."""
     names = [keys.items(id), keys.distribution(id), keys.timers, keys.coordination_counts]
+    record, ttl_ms = "", 0
+    if once is not None:
+        names.append(keys.distribution_idempotency(once.key))
+        record, ttl_ms = once.record, once.ttl_ms
     pairs = [part for count in counts.items() for part in count]
-    return "commit_items", names, [keys.root, id, sum(counts.values()), keep_ms, *pairs]
+    return "commit_items", names, [keys.root, id, sum(counts.values()), keep_ms, record, ttl_ms, *pairs]
 
 
 def release_items(keys: Keys, id: str, most: int) -> Call:

@@ -12,14 +12,14 @@ from redis.exceptions import RedisError
 from orchestrator.agents.agent import Agent
 from orchestrator.coordination.checks import checked_name
 from orchestrator.core.errors import (
-    BrokerUnavailable,
     InvalidDeclaration,
     InvalidPolicy,
     UnknownAgent,
     UnknownHierarchy,
 )
-from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message
+from orchestrator.core.secrets.masked_repr import masked_repr
+from orchestrator.core.spelling.option_names import named_arguments
 from orchestrator.sending.broadcast import Refusal, Strategy
 from orchestrator.sending.report import Receipt, Report
 from orchestrator.sending.send_options import BroadcastOptions
@@ -51,6 +51,7 @@ class HierarchyStore(Protocol):
     def names(self) -> list[str]: ...
 
 
+@named_arguments
 class Hierarchy:
     """A hierarchy as it was when it was declared or looked up."""
 
@@ -122,11 +123,18 @@ class Hierarchies:
             if found is None:
                 raise UnknownHierarchy(name, self.names())
             return self._made(name, json.loads(found))
-        plain = _checked(name, structure)
+        plain = _checked(name, structure, self._is_known)
         for agent in _walk(plain):
             self._queue_of(agent)
         self._store().write(name, json.dumps(plain))
         return self._made(name, plain)
+
+    def _is_known(self, agent: str) -> bool:
+        try:
+            self._queue_of(agent)
+        except UnknownAgent:
+            return False
+        return True
 
     def names(self) -> list[str]:
         """The names of all hierarchies.
@@ -164,8 +172,10 @@ class Hierarchies:
         return Hierarchy(name, structure, self, tuple(_leads(structure)), tuple(_walk(structure)))
 
 
-def _checked(name: str, structure: object) -> dict[str, Any]:
+def _checked(name: str, structure: object, is_known: Callable[[str], bool]) -> dict[str, Any]:
     """The structure as JSON data, with a mapping for each agent.
+
+    Agents that are not known are faults only beside others; alone, they are another error.
 
     Raises:
         InvalidDeclaration: it is none, an agent is in it twice or below itself, or it is too large.
@@ -204,6 +214,7 @@ def _checked(name: str, structure: object) -> dict[str, Any]:
     if not faults and not 1 <= len(above_of) <= MOST_AGENTS:
         faults.append(f"{len(above_of)} agents; allowed: from 1 to {MOST_AGENTS}")
     if faults:
+        faults += [f"agent {masked_repr(agent)} is not known" for agent in above_of if not is_known(agent)]
         shown = list(dict.fromkeys(faults))
         more = f"; and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
         raise InvalidDeclaration(f"hierarchy {name!r}: {'; '.join(shown[:_SHOWN])}{more}")
@@ -235,7 +246,7 @@ class RedisHierarchies:
         try:
             return command(store.client, store.keys.hierarchies)
         except RedisError as error:
-            raise BrokerUnavailable(store.url, error) from error
+            raise store.failure(error) from error
 
     def read(self, name: str) -> str | None:
         """The structure of that name."""

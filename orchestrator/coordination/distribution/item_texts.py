@@ -9,13 +9,14 @@ from typing import Any
 from celery import Celery
 
 from orchestrator.coordination.distribution.backend import OutgoingItem
-from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy, MessageTooLarge
+from orchestrator.core.errors import InvalidPolicy, MessageTooLarge
 from orchestrator.sending.broadcast import kind_of
 from orchestrator.sending.bulk import render
-from orchestrator.sending.message_template import MessageTemplate, around_agent, encode, write_template
-from orchestrator.sending.message_texts import hidden_in, reprs_of
-from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.sending.messages.message_template import MessageTemplate, around_agent, write_template
+from orchestrator.sending.messages.message_texts import hidden_in, reprs_of
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import headers_of, library_errors, producer_of
+from orchestrator.transport.json_text import encode
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.store import Store
 
@@ -25,7 +26,7 @@ Item = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What the messages of one type for one agent have in common."""
+    """The parts that the messages of one type for one agent have in common."""
 
     template: MessageTemplate
     queue: str
@@ -51,7 +52,7 @@ def write_items(app: Celery, store: Store, items: Iterable[OutgoingItem], hidden
                     raise MessageTooLarge(len(written[2]), limit)
                 yield written
     except BatchPublishError as error:
-        raise BrokerUnavailable(store.url, error) from error
+        raise store.failure(error) from error
 
 
 class _Writer:

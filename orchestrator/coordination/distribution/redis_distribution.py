@@ -13,20 +13,20 @@ from celery import Celery
 from redis.exceptions import RedisError
 
 from orchestrator.coordination.distribution import commands
-from orchestrator.coordination.distribution.backend import AgentState, OutgoingItem
+from orchestrator.coordination.distribution.backend import AcceptedBefore, AgentState, OnceOnly, OutgoingItem
 from orchestrator.coordination.distribution.item_texts import Item, write_items
+from orchestrator.core.deliveries.outcome import Outcome, from_wire
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
-from orchestrator.core.outcome import Outcome, from_wire
 from orchestrator.registry.registry import Registry
 from orchestrator.sending.broadcast import Refusal
 from orchestrator.sending.delivery import Awaiter
 from orchestrator.sending.lost_answers import again_if_lost
-from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.redis_backend import RedisBackend
 from orchestrator.sending.tracker import RedisTracker
 from orchestrator.transport.redis.commands import Call
-from orchestrator.transport.redis.patience import outlast, sleep_on
+from orchestrator.transport.redis.patience import outlast
 from orchestrator.transport.redis.scripts import script_of
 from orchestrator.transport.store import Store
 
@@ -101,14 +101,25 @@ class RedisDistribution:
                 found.setdefault(agent, set()).add(incarnation.host)
         return {agent: tuple(sorted(hosts)) for agent, hosts in found.items()}
 
-    def accept(self, id: str, items: Sequence[OutgoingItem]) -> Mapping[str, Refusal]:
+    def accepted(self, key: str) -> str | None:
+        """See :class:`DistributionBackend`."""
+        store = self._store()
+        try:
+            raw: Any = store.client.get(store.keys.distribution_idempotency(key))
+        except RedisError as error:
+            raise BrokerUnavailable(store.url, error) from error
+        return None if raw is None else str(raw.decode())
+
+    def accept(self, id: str, items: Sequence[OutgoingItem], once: OnceOnly | None = None) -> Mapping[str, Refusal]:
         """See :class:`DistributionBackend`. What a sender that dies afterwards leaves behind, a sweep releases."""
         store = self._store()
         self._stage(store, id, items)
         counts = Counter(queue_name(item.like) for item in items)
-        status, *refused = self._run(commands.commit_items(store.keys, id, counts, keep_ms=_ANSWER_MS))
+        status, *refused = self._run(commands.commit_items(store.keys, id, counts, keep_ms=_ANSWER_MS, once=once))
         if status == b"lost":
             raise self._lost()
+        if status == b"duplicate":
+            raise AcceptedBefore(refused[0].decode())
         if status == b"accepted":
             try:
                 self._release_all(id)
@@ -169,9 +180,9 @@ class RedisDistribution:
                     return found
                 # Most likely the others have ended by then.
                 last = store.keys.outcome(waiting[-1])
-                outlast(until, lambda last=last: sleep_on(store.client, last, until))  # type: ignore[misc]
+                outlast(until, lambda last=last: store.sleep_on(last, until))  # type: ignore[misc]
         except RedisError as error:
-            raise BrokerUnavailable(store.url, error) from error
+            raise store.failure(error) from error
 
     def counts(self) -> Mapping[str, int]:
         """See :class:`DistributionBackend`."""
@@ -179,7 +190,7 @@ class RedisDistribution:
         try:
             raw: Any = store.client.hgetall(store.keys.coordination_counts)
         except RedisError as error:
-            raise BrokerUnavailable(store.url, error) from error
+            raise store.failure(error) from error
         return {name.decode(): int(count) for name, count in raw.items()}
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a distribution."""
+"""The report of a distribution."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.distribution import DistributionStrategy
+from orchestrator.core.checks.numbers import is_number
+from orchestrator.core.coordination.distribution import DistributionStrategy
+from orchestrator.core.deliveries.outcome import Outcome
 from orchestrator.core.errors import DetachedDelivery, InvalidPolicy
-from orchestrator.core.numbers import is_number
-from orchestrator.core.outcome import Outcome
-from orchestrator.core.policy import OnError
+from orchestrator.core.policies.policy import OnError
+from orchestrator.core.spelling.option_names import named_arguments
 from orchestrator.sending.broadcast import Refusal
 from orchestrator.sending.delivery import MAX_WAIT_S, Awaiter, Delivery, Tracker
 
@@ -31,6 +32,7 @@ class GivenItem:
     on_error: OnError
 
 
+@named_arguments
 @dataclass(frozen=True, slots=True, repr=False)
 class DistributionReport:
     """A distribution as it was accepted."""
@@ -53,7 +55,7 @@ class DistributionReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many items each agent got that could take some."""
+        """The number of items of each agent that could take some."""
         given = Counter(item.agent for item in self.items)
         return {agent: given[agent] for agent in self.agents}
 

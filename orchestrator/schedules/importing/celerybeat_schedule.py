@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from celery.schedules import crontab, schedule, solar
 
-from orchestrator.core.schedule_options import to_epoch_ms
+from orchestrator.core.schedules.options import to_epoch_ms
 from orchestrator.schedules.importing.found import Found, FoundSchedule, LeftOut, UnreadableSource
 
 #: Endings that the implementations of dbm add to the name.

@@ -8,20 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.core.cron_fields import read_cron
+from orchestrator.core.schedules.cron_fields import NICKNAMES, read_cron
 from orchestrator.schedules.importing.found import Found, FoundSchedule, LeftOut, UnreadableSource, json_of
 
 _ALLOWED: Final = "allowed: celery [-A APP] call TASK [--args JSON] [--kwargs JSON] [--queue NAME]"
-
-_NICKNAMES: Final = {
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-    "@monthly": "0 0 1 * *",
-    "@weekly": "0 0 * * 0",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@hourly": "0 * * * *",
-}
 
 _OPTIONS: Final = {"-a": "args", "--args": "args", "-k": "kwargs", "--kwargs": "kwargs", "--queue": "queue"}
 
@@ -61,7 +51,7 @@ def _line(where: str, line: str, tz: str | None, suffix: str = "") -> Found:
     words = line.split(None, 1 if line.startswith("@") else 5)
     if len(words) < (2 if line.startswith("@") else 6):
         return LeftOut(where, "not five fields and a command")
-    cron = _NICKNAMES.get(words[0].lower(), words[0]) if line.startswith("@") else " ".join(words[:5])
+    cron = NICKNAMES.get(words[0].lower(), words[0]) if line.startswith("@") else " ".join(words[:5])
     fields, faults = read_cron(cron)
     if fields is None:
         return LeftOut(where, "; ".join(str(fault) for fault in faults))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from celery.schedules import solar
 
-from orchestrator.core.schedule_options import to_epoch_ms
+from orchestrator.core.schedules.options import to_epoch_ms
 from orchestrator.schedules.importing.found import Found, FoundSchedule, LeftOut, UnreadableSource, json_of
 
 _APP: Final = "django_celery_beat"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.core.errors import InvalidSchedule
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_json import decode_definition
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.definition_json import decode_definition
 from orchestrator.schedules.importing.found import LeftOut, UnreadableSource
 from orchestrator.schedules.info import ScheduleInfo
 

@@ -1,4 +1,4 @@
-"""What a reader finds: a schedule that can be taken over, or why it cannot."""
+"""The findings of a reader: a schedule that can be taken over, or the reason why it cannot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.masked_repr import summary
+from orchestrator.core.secrets.masked_repr import summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from celery.schedules import crontab, schedule
 
-from orchestrator.core.schedule_options import to_epoch_ms
-from orchestrator.core.zones import zone
+from orchestrator.core.schedules.options import to_epoch_ms
+from orchestrator.core.schedules.zones import zone
 from orchestrator.schedules.importing.found import Found, FoundSchedule, LeftOut, json_of
 
 DEFAULT_PREFIX: Final = "redbeat:"

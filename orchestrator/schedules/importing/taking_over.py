@@ -9,14 +9,14 @@ from typing import Any, Final
 from celery import Celery
 
 from orchestrator.core.errors import CallerError, InvalidSchedule
-from orchestrator.core.schedule_checks import id_faults
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_rule import begin
-from orchestrator.core.triggers import Foreign, SteppedTimes, Times
-from orchestrator.schedules.celery_schedules import NextAfter
+from orchestrator.core.schedules.checks import id_faults
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.rule import begin
+from orchestrator.core.schedules.triggers import Foreign, SteppedTimes, Times
+from orchestrator.schedules.declared.celery_schedules import NextAfter
+from orchestrator.schedules.declared.static_schedules import schedule_of, with_names
 from orchestrator.schedules.importing.found import Found, FoundSchedule, LeftOut
 from orchestrator.schedules.schedules import Schedules
-from orchestrator.schedules.static_schedules import schedule_of, with_names
 
 #: The task that every scheduler of Celery adds.
 _CLEANUP: Final = "celery.backend_cleanup"
@@ -24,7 +24,7 @@ _CLEANUP: Final = "celery.backend_cleanup"
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """What becomes of a schedule of another scheduler."""
+    """The result of taking a schedule of another scheduler over."""
 
     name: str
     #: ``added``, ``exists`` or ``left out``.

@@ -1,1 +1,1 @@
-"""What a message must pass before it is accepted: bounds, breakers, idempotency keys."""
+"""The admission of messages: bounds, breakers, idempotency keys."""

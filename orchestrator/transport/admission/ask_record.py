@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Final
 
+from orchestrator.core.errors import NotAccepted
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.call_connection import CallConnection
 from orchestrator.transport.redis.commands import AskTexts, Attempt, Call
 
 #: The kind of a record that is one more copy of an open ask's request.
 HEDGE: Final = "hedge"
 
 
-class HostGone(Exception):
+class HostGone(NotAccepted):
     """The incarnation that a request was meant for lives no more, and nothing was accepted. No error of a user's."""
 
 
-class NotSent(Exception):
+class NotSent(NotAccepted):
     """A copy of a request was not sent: its ask has ended, or there is no budget. No error of a user's."""
 
 
@@ -90,9 +93,10 @@ class AskRecord:
     timeout_ms: int
     outcome_ms: int
     parts: Sequence[MailReply | InboxReply | RecordedFallback] = ()
-    #: How many requests may be in flight (0 for any number), and for how many ms one more is tried again.
+    #: How many requests may be in flight (0 for any number), and for how many ms one more waits.
     in_flight: int = 0
     wait_ms: int = 0
+    began_s: float = field(default_factory=monotonic, compare=False)
 
     def call(self, keys: Keys, queue: str, level: str, message: str, limit: int, attempt: Attempt) -> Call:
         """The script call that accepts the request."""
@@ -113,12 +117,13 @@ class AskRecord:
             attempt=attempt,
             in_flight=0 if self.kind == HEDGE else self.in_flight,
             wait_ms=self.wait_ms,
+            left_ms=max(0, self.wait_ms - round(1000 * (monotonic() - self.began_s))),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class SharedRecord:
-    """What the records of many asks have in common: all but the text of the reply."""
+    """The parts that the records of many asks have in common: all but the text of the reply."""
 
     timeout_ms: int
     outcome_ms: int
@@ -128,7 +133,7 @@ class SharedRecord:
     level: str
 
     def call(self, keys: Keys, queue: str, level: str, requests: Sequence[AskTexts], attempt: Attempt) -> Call:
-        """The script call that accepts the requests, or none of them if the mailbox has flow control."""
+        """The script call that accepts the requests, or none of them if the mailbox' flow control has to be asked."""
         reply = MailReply(self.asker, self.queue, self.level, "", "").fields(keys)
         fields = {"group": GROUP, "timeout_ms": self.timeout_ms, "outcome_ms": self.outcome_ms, **reply}
         del fields["before"], fields["after"]
@@ -143,6 +148,8 @@ class ToLiving:
 
     delivery: str
     host: str
+    #: The connection on which its caller waits for the outcome, if it does.
+    connection: CallConnection | None = None
 
     def call(self, keys: Keys, queue: str, level: str, message: str, limit: int, attempt: Attempt) -> Call:
         """The script call that accepts the message."""

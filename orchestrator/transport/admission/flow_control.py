@@ -1,20 +1,22 @@
 """Refusals of the scripts that accept messages become errors; a mailbox' flow control is declared.
 
 The rules of flow control themselves are in ``admission.lua`` and ``breaker.lua``, inside the step that accepts a
-message, so that they hold at every door and for all senders at once.
+message, so that they hold for every way of sending and for all senders at once.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextvars import ContextVar
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from orchestrator.core.admission.concurrency import Concurrency
+from orchestrator.core.admission.flow_policy import Breaker, Flow
 from orchestrator.core.clock import to_ms
-from orchestrator.core.concurrency import Concurrency
-from orchestrator.core.errors import BulkheadFull, CircuitOpen, MailboxFull
-from orchestrator.core.flow_policy import Breaker, Flow
+from orchestrator.core.errors import BulkheadFull, CircuitOpen, MailboxFull, NotAccepted
 from orchestrator.core.keys import GROUP
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.admission.ask_record import NotSent
@@ -28,7 +30,14 @@ _PAUSE_FROM_S: Final = 0.005
 _PAUSE_TO_S: Final = 0.1
 
 
-class DuplicateSend(Exception):
+#: Makes the context in which a sender waits for room.
+Uncounted: TypeAlias = Callable[[], AbstractContextManager[None]]
+
+#: Has the pool of the channel that publishes not count it while it waits. Other senders would wait for a channel.
+UNCOUNTED: Final[ContextVar[Uncounted]] = ContextVar("orchestrator_uncounted_channel", default=nullcontext)
+
+
+class DuplicateSend(NotAccepted):
     """A message under this idempotency key was accepted before; not an error, so no part of the tree."""
 
     def __init__(self, first_id: str) -> None:
@@ -45,15 +54,22 @@ def refusal(recipient: str, why: Sequence[bytes], taken: int = 0) -> MailboxFull
 
 
 def _bulkhead_full(recipient: str, why: Sequence[bytes]) -> BulkheadFull:
-    in_flight, limit, wait_ms = map(int, why[1:])
+    in_flight, limit, wait_ms = map(int, why[1:4])
     emit(events.BULKHEAD_FULL, {"in_flight": in_flight}, agent=recipient)
     return BulkheadFull(recipient, in_flight, limit, wait_ms / 1000)
 
 
-def retry_until_room(recipient: str, reply: list[Any], count: int, again: Callable[[int], Any]) -> None:
+def retry_until_room(
+    recipient: str,
+    reply: list[Any],
+    count: int,
+    again: Callable[[int], Any],
+    sleep: Callable[[float], None] | None = None,
+) -> None:
     """Deal with a script's refusal of messages: wait for room where the mailbox says so, else raise.
 
-    ``again(n)`` asks anew for all but the first ``n`` of the ``count`` messages.
+    ``again(n)`` asks anew for all but the first ``n`` of the ``count`` messages. ``sleep(s)`` waits for so long, or
+    until the request is woken, if it waits for a bulkhead.
 
     Raises:
         MailboxFull: there is no room, or none came in time. ``accepted`` says how many were accepted until then.
@@ -65,30 +81,39 @@ def retry_until_room(recipient: str, reply: list[Any], count: int, again: Callab
     until: float | None = None
     pause_s = _PAUSE_FROM_S
     pause = threading.Event()
+    waits = False
     answer: Any = reply
-    while type(answer) is list:
-        if answer[0] == b"duplicate":
-            raise DuplicateSend(answer[1].decode())
-        if answer[0] == b"not sent":
-            raise NotSent(answer[1].decode())
-        _, taken, why = answer
-        done += taken
-        if done >= count:
-            return
-        if taken or until is None:
-            # While there is progress, the wait begins anew.
+    with ExitStack() as waiting:
+        while type(answer) is list:
+            if answer[0] == b"duplicate":
+                raise DuplicateSend(answer[1].decode())
+            if answer[0] == b"not sent":
+                raise NotSent(answer[1].decode())
+            _, taken, why = answer
+            done += taken
+            if done >= count:
+                return
             block_s = int(why[3]) / 1000 if why[0] in (b"full", b"bulkhead") else 0.0
-            until, pause_s = monotonic() + block_s, _PAUSE_FROM_S
-        left_s = until - monotonic()
-        if left_s <= 0:
-            if why[0] == b"bulkhead":
-                raise _bulkhead_full(recipient, why)
-            error = refusal(recipient, why, taken)
-            error.accepted = done
-            raise error
-        pause.wait(min(pause_s, left_s))
-        pause_s = min(2 * pause_s, _PAUSE_TO_S)
-        answer = again(done)
+            if taken or until is None:
+                # While there is progress, the wait begins anew.
+                until, pause_s = monotonic() + block_s, _PAUSE_FROM_S
+            # What has waited for one thing may be refused by another, for which nothing waits.
+            left_s = until - monotonic() if block_s else 0.0
+            if left_s <= 0:
+                if why[0] == b"bulkhead":
+                    raise _bulkhead_full(recipient, why)
+                error = refusal(recipient, why, taken)
+                error.accepted = done
+                raise error
+            if not waits:
+                waits = True
+                waiting.enter_context(UNCOUNTED.get()())
+            if why[0] == b"bulkhead" and sleep is not None:
+                sleep(min(int(why[4]) / 1000, left_s))
+            else:
+                pause.wait(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, _PAUSE_TO_S)
+            answer = again(done)
 
 
 def close_breaker(store: Store, queue: str) -> bool | None:

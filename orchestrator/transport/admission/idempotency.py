@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from orchestrator.core.deliveries.supervision import header_in, headers_in
 from orchestrator.core.keys import Keys
-from orchestrator.core.supervision import header_in, headers_in
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import Attempt, Call
 
@@ -17,7 +17,7 @@ _PENDING_MS: Final = 30 * 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """What a message's header says: under this key, for this recipient, only one is accepted."""
+    """A message's header: under this key, only one message for this recipient is accepted."""
 
     agent: str
     task: str

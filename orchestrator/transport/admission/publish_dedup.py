@@ -34,7 +34,7 @@ class Unanswered(threading.local):
     _said: tuple[Hashable, Attempt] | None = None
 
     def attempt(self, said: Hashable, keys: Keys, connection: str) -> Attempt:
-        """How to publish what is ``said``: as before, if the answer to just that was lost, else as something new."""
+        """The attempt by which to publish ``said``: the earlier one if its answer was lost, else a new one."""
         before, self._said = self._said, None
         if before is not None and before[0] == said:
             return before[1]

@@ -1,1 +1,1 @@
-"""What the transport changes in a Celery worker."""
+"""The transport's changes in a Celery worker."""

@@ -11,8 +11,8 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from orchestrator.celery_types import Message, Pool
+from orchestrator.core.deliveries.outcome import Reason
 from orchestrator.core.log import get_logger
-from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.celery.reporting_pool import ReportingPool, is_done, withdraw
 from orchestrator.transport.channel import Channel
@@ -162,7 +162,7 @@ class HeldRequest(Request):
         )
         emit(events.ABANDONED, message=str(self.name), id=str(self.id), became="returned" if returned else "dead")
         if returned:
-            channel.settler.requeue([tag])
+            channel.settler.requeue([tag], may_have_begun=True)
             channel.qos.settled(tag)
         else:
             self._dead_letter(channel, tag, LetterDraft(Reason.UNSETTLED.value, "SettlementFailed", text, 1), text)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from celery.app.task import Context
 
-from orchestrator.core.supervision import HEADER
+from orchestrator.core.deliveries.supervision import HEADER
 from orchestrator.transport.mailbox_entry import LINEAGE, SENT
 
 #: The fencing token of the attempt, in a request.
@@ -25,7 +25,7 @@ OVERRIDE: Final = "orc_timeout_s"
 #: Where a request keeps its supervision once it has been read.
 KEPT: Final = "orc_supervision"
 
-#: Where it keeps what the handler has raised, if that has been called already (see quick.py).
+#: Where it keeps the error that the handler has raised on the fast path (see fast_path_request.py).
 HANDLER_ERROR: Final = "orc_failed"
 
 OWN_FIELDS: Final = (HEADER, LINEAGE, SENT, FENCE, INCARNATION, OVERRIDE, KEPT, HANDLER_ERROR)

@@ -16,9 +16,9 @@ from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 from kombu.exceptions import KombuError
 
 from orchestrator.celery_types import Message, QueueConsumer
+from orchestrator.core.deliveries.supervision import hide_in
 from orchestrator.core.log import get_logger
-from orchestrator.core.redact import redact
-from orchestrator.core.supervision import hide_in
+from orchestrator.core.secrets.redact import redact
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.mailbox_entry import MalformedEntry, decode
 from orchestrator.transport.store import Store, open_store
@@ -55,7 +55,7 @@ def scheduled(state: Any, **kwargs: Any) -> list[dict[str, Any]]:
 
 
 def _waiting(store: Store, queues: list[str]) -> Iterator[tuple[float, str, bytes]]:
-    """When each is due in ms, its queue, and its bytes; the next of each queue."""
+    """The next of each queue: its due time in ms, its queue, and its bytes."""
     client: Any = store.client
     most_bytes = _MOST_BYTES // max(1, len(queues))
     for queue in queues:

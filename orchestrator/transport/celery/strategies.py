@@ -13,8 +13,8 @@ from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.app.task import Task
 from celery.exceptions import WorkerLostError, WorkerShutdown, WorkerTerminate
 
+from orchestrator.core.deliveries.outcome import Reason
 from orchestrator.core.log import get_logger
-from orchestrator.core.outcome import Reason
 from orchestrator.transport.celery.held_request import channel_of
 from orchestrator.transport.celery.reporting_pool import failure_info, is_exit
 from orchestrator.transport.letter_draft import LetterDraft

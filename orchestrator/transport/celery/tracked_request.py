@@ -125,7 +125,7 @@ class TrackedRequest(HeldRequest):
         channel = channel_of(self._message)
         if channel is not None and channel.closed and self._already_cancelled and not self.acknowledged:
             # Its connection was lost, and Celery assumes that the broker has requeued the message.
-            channel.settler.requeue([self._message.delivery_tag])
+            channel.settler.requeue([self._message.delivery_tag], may_have_begun=True)
             channel.qos.settled(self._message.delivery_tag)
             self.acknowledged = True
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from orchestrator.core.log import get_logger
+from orchestrator.core.redis_refusals import describe_outage
 from orchestrator.transport.endings.stream import Ending, Endings, headers_of
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class EndingsDelivery:
                 if app is not None and not self.deliver(app):
                     self._closed.wait(_PAUSE_S)
             except (RedisError, OSError) as error:
-                logger.debug("task outcomes not reported to Celery yet: Redis is unreachable (%s)", error)
+                logger.debug("task outcomes not reported to Celery yet: %s", describe_outage(error))
             except Exception:
                 # The thread must survive: without it no ending would be delivered.
                 logger.exception("task outcomes not reported to Celery yet: reporting them failed")

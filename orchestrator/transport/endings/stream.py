@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.deliveries.supervision import headers_in
 from orchestrator.core.keys import Keys
-from orchestrator.core.supervision import headers_in
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
 
@@ -31,7 +31,7 @@ EXPIRED: Final = "expired"
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one message ended. ``error`` is the name of the error's class, ``text`` its text, or the result as JSON."""
+    """The end of one message. ``error`` is the name of the error's class, ``text`` its text, or the result as JSON."""
 
     id: str
     message: bytes
@@ -44,7 +44,7 @@ class Ending:
 
     @property
     def at_ms(self) -> int:
-        """When it ended, in ms since 1970 by Redis' clock."""
+        """The time of its end, in ms since 1970 by Redis' clock."""
         return int(self.id.partition("-")[0])
 
 

@@ -1,1 +1,1 @@
-"""Who is alive: incarnations, leases, heartbeats, sweeps."""
+"""Liveness: incarnations, leases, heartbeats, sweeps."""

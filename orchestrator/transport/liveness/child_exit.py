@@ -26,8 +26,10 @@ class ChildEnd(Enum):
     STOPPING = "stopping"
     #: A stop signal ended it while the worker goes on: somebody's signal, or the task's own.
     STOP_SIGNAL = "stop signal"
-    #: It crashed, was killed, or left the interpreter.
+    #: It crashed, was killed, or left the interpreter (``os._exit``).
     DIED = "died"
+    #: The task raised ``SystemExit``. Where the pool is not a process of its own, no process has ended.
+    EXITED = "exited"
 
 
 def end_of(error: BaseException, *, stopping: bool) -> ChildEnd:
@@ -35,6 +37,9 @@ def end_of(error: BaseException, *, stopping: bool) -> ChildEnd:
     if stopping:
         return ChildEnd.STOPPING
     text = str(error)
+    # In a solo pool Celery quotes it.
+    if isinstance(error, SystemExit) or text.startswith("SystemExit("):
+        return ChildEnd.EXITED
     if (found := _SIGNAL.search(text)) and int(found[1]) in _STOP_SIGNALS:
         return ChildEnd.STOP_SIGNAL
     if (found := _EXIT_CODE.search(text)) and int(found[1]) in _STOP_EXIT_CODES:

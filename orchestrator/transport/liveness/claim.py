@@ -41,6 +41,8 @@ class Claim:
     came_back: bool = False
     #: Whether it was claimed ahead of a free slot and is not delivered yet; Redis knows that (a delivery counter of 0).
     ahead: bool = False
+    #: Whether a consumer was given it. If not, it is not `redelivered` when it comes again.
+    delivered: bool = False
     #: Whether it must run in isolation.
     last_chance: bool = False
     #: The mark it got before it was delivered; 0 if it gets one when a pool starts on it.

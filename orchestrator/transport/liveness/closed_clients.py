@@ -1,4 +1,4 @@
-"""Which connections are closed: Redis' list of its clients, as evidence of a death."""
+"""Finds closed connections in Redis' list of its clients, as evidence of a death."""
 
 from __future__ import annotations
 
@@ -41,3 +41,21 @@ def closed_clients(commands: CommandConnection, clients: Sequence[bytes]) -> set
         pairs = dict(part.split(b"=", 1) for part in line.split() if b"=" in part)
         alive.add((pairs.get(b"id"), pairs.get(b"name")))
     return {client for client, (ident, name) in asked.items() if (ident, name) not in alive}
+
+
+def is_closed(commands: CommandConnection, client: bytes) -> bool:
+    """Whether Redis no longer has this connection (``id server``, of :meth:`CommandConnection.client`).
+
+    ``False`` too if that cannot be found out.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is unreachable.
+    """
+    number, _, server = client.partition(b" ")
+    if not server or server != commands.server().encode():
+        return False
+    try:
+        return not commands.call("CLIENT", "LIST", "ID", number).strip()
+    except ResponseError:
+        logger.debug("CLIENT LIST refused", exc_info=True)
+        return False

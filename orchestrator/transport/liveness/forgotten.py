@@ -25,7 +25,7 @@ def _counted_by_counting() -> int:
     return _references(ref(probe)) - 1
 
 
-#: So many of the references that :func:`_references` finds are its own.
+#: How many of the references that :func:`_references` finds are its own.
 _OWN: Final = _counted_by_counting()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from redis import SSLConnection, UnixDomainSocketConnection
 
-from orchestrator.core.death import DeathReason
+from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
 from orchestrator.transport.liveness import heart
@@ -214,7 +214,7 @@ def can_run() -> bool:
 
 
 def _endpoint(connection: Any) -> dict[str, Any]:
-    """Where and how this redis-py connection is connected."""
+    """The address and the options of this redis-py connection."""
     found: dict[str, Any] = {"database": int(connection.db or 0), "auth": _credentials(connection)}
     if isinstance(connection, UnixDomainSocketConnection):
         return {**found, "address": ["unix", connection.path]}

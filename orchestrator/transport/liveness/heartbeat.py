@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from orchestrator.core.death import DeathReason
+from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.core.keys import Keys
 from orchestrator.transport.liveness.claim import Claim
 from orchestrator.transport.liveness.heart_link import HeartLink
-from orchestrator.transport.liveness.lease import Lease
+from orchestrator.transport.liveness.lease import Lease, asks_for_sweep
 from orchestrator.transport.liveness.oom import OomCounter
 from orchestrator.transport.liveness.poll_watchdog import PollWatchdog
 from orchestrator.transport.liveness.timeout_overrides import ReadOverrides
@@ -32,8 +32,8 @@ class HeartbeatReply:
 
     #: Milliseconds since the last sweep, -1 if there never was one.
     since_sweep_ms: int
-    #: Whether some incarnation's heartbeat is missed.
-    somebody_missed: bool
+    #: Whether a death was proved, or a heartbeat is missed: somebody has to sweep at once.
+    asks_for_sweep: bool
     #: Whether there are outcomes that Celery has not been told of.
     has_endings: bool = False
 
@@ -145,12 +145,12 @@ class Heartbeat:
         if reply is None:
             self.loss = self._find_loss()
             return None
-        since_sweep_ms, somebody_missed, now_ms, known_age_ms, endings, cancels, overrides = reply
+        since_sweep_ms, found, now_ms, known_age_ms, endings, cancels, overrides = reply
         self.has_cancels = bool(cancels)
         self._notice_rewind(now_ms, known_age_ms, age_ms)
         self._sweep_age_ms = since_sweep_ms
         self.overrides.after_heartbeat(overrides, now_ms, self._commands.call)
-        return HeartbeatReply(since_sweep_ms, bool(somebody_missed), bool(endings))
+        return HeartbeatReply(since_sweep_ms, asks_for_sweep(since_sweep_ms, found), bool(endings))
 
     def _find_loss(self) -> Loss | None:
         loss = self.lease.find_loss()
@@ -193,12 +193,12 @@ class Heartbeat:
         return fields
 
     def child_died(self) -> DeathReason:
-        """Why a pool process was killed just now: an OOM kill if the kernel's count of them has risen."""
+        """The reason why a pool process was killed just now: an OOM kill if the kernel's count of them has risen."""
         now, before = self._ooms.read(), self._oom_counts[0]
         return DeathReason.OOM if now is not None and before is not None and now > before else DeathReason.KILLED
 
     def vital_signs(self) -> dict[str, Any]:
-        """What ``orchestrator health`` is to know: names and values."""
+        """Names and values for ``orchestrator health``."""
         age_s, dataset = monotonic() - self._answered_at, self.lease.dataset
         return {
             "incarnation": self.incarnation,

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.death import DeathReason
+from orchestrator.core.deliveries.death import EXITED, DeathReason
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.core.log import get_logger
 from orchestrator.transport.liveness.child_exit import ChildEnd
@@ -31,7 +31,7 @@ from orchestrator.transport.redis.commands import Call
 
 logger = get_logger(__name__)
 
-#: Longest wait for a requeue to be confirmed, and for settlements before the comparison with Redis.
+#: Longest wait for a requeue or a mark to be confirmed, and for settlements before the comparison with Redis.
 _CONFIRM_S = 0.5
 _CONFIRM_SETTLED_S = 5.0
 
@@ -91,9 +91,19 @@ class HeldClaims:
 
     # -- marks
 
-    def mark_delivered(self, claim: Claim) -> None:
-        """A message that was claimed ahead is about to be delivered: it is a suspect in a death from now on."""
-        self._ack_pipeline.command(*self._marking(claim, DELIVERED))
+    def mark_delivered(self, claim: Claim) -> bool:
+        """A message that was claimed ahead is about to be delivered: it is a suspect in a death from now on.
+
+        Returns whether the mark has left this process; waits for that if another thread waits for a slow Redis.
+        """
+        pipeline = self._ack_pipeline
+        return pipeline.command(*self._marking(claim, DELIVERED)) or pipeline.flush(wait_s=_CONFIRM_S)
+
+    def confirm_delivered(self, claim: Claim) -> bool:
+        """As :meth:`mark_delivered`; returns whether Redis has confirmed it, and the message is still held."""
+        replies: list[Any] = []
+        self._ack_pipeline.command(*self._marking(claim, DELIVERED), on_reply=replies.append)
+        return self._ack_pipeline.flush(wait_s=_CONFIRM_S) and any(replies)
 
     def mark_started(self, tag: str) -> None:
         """A pool starts on this message: a death counts against it from now on."""
@@ -156,13 +166,18 @@ class HeldClaims:
         if claim is not None:
             self._ack_pipeline.ack(claim.stream, self._keys.ledger(claim.queue), outcome, claim.entry)
 
-    def requeue(self, tags: Iterable[str]) -> None:
-        """Return messages to the head of their mailboxes."""
+    def requeue(self, tags: Iterable[str], *, may_have_begun: bool = False) -> None:
+        """Return messages to the head of their mailboxes.
+
+        With ``may_have_begun``, those that a pool has started and that must not run twice end instead.
+        """
         by_stream: dict[tuple[str, str, str], list[Claim]] = {}
         for tag in tags:
             claim = self.take(tag)
             if claim is not None:
-                how_it_ran = "undelivered" if claim.ahead else "0"
+                how_it_ran = "0" if claim.delivered else "undelivered"
+                if may_have_begun and claim.started_at is not None:
+                    how_it_ran = "begun"
                 by_stream.setdefault((claim.stream, claim.queue, how_it_ran), []).append(claim)
         for (stream, queue, how_it_ran), claims in by_stream.items():
             for entries in batches(claims):
@@ -184,6 +199,8 @@ class HeldClaims:
         alone = claim.mark == ALONE
         if end is ChildEnd.DIED or (end is ChildEnd.STOP_SIGNAL and alone):
             reason, how_it_ran = death().value, "1" if alone else "0"
+        elif end is ChildEnd.EXITED:
+            reason, how_it_ran = EXITED, "1" if alone else "0"
         else:
             reason, how_it_ran = "", "stopping" if end is ChildEnd.STOPPING else "unattributed"
         self._ack_pipeline.post(*self._requeue_call(claim.queue, claim.stream, [claim.entry], reason, how_it_ran))
@@ -215,7 +232,7 @@ class HeldClaims:
             for index, entry in zip(answer[::2], answer[1::2], strict=True)
             if f"{entry.decode()}@{streams[index - 1]}" not in self._by_tag
         ]
-        # What was settled a moment ago is not held either; once that is confirmed, it is not pending any more.
+        # A message settled a moment ago is not held either; once that is confirmed, it is not pending any more.
         if not unknown or not self._ack_pipeline.flush(wait_s=_CONFIRM_SETTLED_S):
             return
         for stream, entry in unknown:

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.death import DeathReason
+from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.core.log import get_logger
-from orchestrator.core.timeout_overrides import OverrideTable
+from orchestrator.core.policies.timeout_overrides import OverrideTable
 from orchestrator.health.health_reporter import HEALTH_REPORTER
 from orchestrator.supervisor import planned_stops
 from orchestrator.telemetry import emit, events
@@ -109,7 +109,12 @@ class Incarnation:
         self._endings = EndingsDelivery(Endings(CommandConnection(pool), keys), Endings(CommandConnection(pool), keys))
         self._fallback_sweeper = FallbackSweeper(self._sweeper, options, self.id, self.queues)
         self.ack_pipeline = AckPipeline(
-            pool, flush_s=options.ack_flush_s, flush_count=int(options.ack_flush_count), group=GROUP
+            pool,
+            flush_s=options.ack_flush_s,
+            flush_count=int(options.ack_flush_count),
+            group=GROUP,
+            keys=keys,
+            levels=tuple(levels),
         )
         self.claims = HeldClaims(self.id, keys, options, self._commands, self._lock, self.ack_pipeline)
         self._thread = threading.Thread(target=self._live, name="orchestrator-heartbeat", daemon=True)
@@ -229,7 +234,7 @@ class Incarnation:
     # -- living
 
     def vital_signs(self) -> dict[str, Any]:
-        """What ``orchestrator health`` is to know: names and values."""
+        """Names and values for ``orchestrator health``."""
         if self.left:
             return self._absence.vital_signs()
         fenced_s = None if self._fenced_at is None else monotonic() - self._fenced_at
@@ -287,9 +292,12 @@ class Incarnation:
             return False
         return monotonic() > max(self._idle_since + _LINGER_S, self._linger_until)
 
+    def _pause_s(self, is_regular: bool) -> float:
+        return self._fallback_sweeper.next_in_s(self.options.heartbeat_s) if is_regular else _AGAIN_AFTER_S
+
     def _live(self) -> None:
         lease = self._heartbeat.lease
-        while not self._stop.wait(self.options.heartbeat_s if lease.is_regular else _AGAIN_AFTER_S):
+        while not self._stop.wait(self._pause_s(lease.is_regular)):
             if lease.away_since is None and self._is_deserted():
                 self.leave()
                 self._absence.measure(self.vital_signs)

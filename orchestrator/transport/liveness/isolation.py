@@ -40,18 +40,18 @@ class _IsolatedMessage:
 
 
 class PoisonIsolation:
-    """Who has this process to itself, or waits for that; one message at a time."""
+    """The message that has this process to itself, or waits for it; one at a time."""
 
     def __init__(self, held: Mapping[str, object], *, wait_s: float, run_s: float) -> None:
         self._held = held
         self._wait_s = wait_s
         self._run_s = run_s
-        self._guest: _IsolatedMessage | None = None
+        self._message: _IsolatedMessage | None = None
 
     @property
     def is_wanted(self) -> bool:
         """Whether a message is isolated or waits for it; then nothing is claimed, and nothing else delivered."""
-        return self._guest is not None
+        return self._message is not None
 
     def enter(self, tag: str) -> int:
         """Ask whether a message may be delivered now; asked again until it may.
@@ -60,29 +60,29 @@ class PoisonIsolation:
             The mark to put on the message; 0 while it has to wait.
         """
         now = monotonic()
-        if self._guest is not None and self._guest.tag != tag and self._guest.tag in self._held:
+        if self._message is not None and self._message.tag != tag and self._message.tag in self._held:
             return 0
-        if self._guest is None or self._guest.tag != tag:
-            self._guest = _IsolatedMessage(tag, now)
-        guest = self._guest
+        if self._message is None or self._message.tag != tag:
+            self._message = _IsolatedMessage(tag, now)
+        message = self._message
         others = len(self._held) - (tag in self._held)
-        if others and now - guest.since < self._wait_s:
+        if others and now - message.since < self._wait_s:
             return 0
-        guest.delivered, guest.since, guest.mark = True, now, RUNNING if others else ALONE
-        return guest.mark
+        message.delivered, message.since, message.mark = True, now, RUNNING if others else ALONE
+        return message.mark
 
     def leave(self, on_overstay: Callable[[str], None]) -> bool:
         """Whether claiming may go on: the message is settled or requeued, or its isolation has lasted long enough.
 
         In the latter case ``on_overstay`` is called with its tag.
         """
-        guest = self._guest
-        if guest is None:
+        message = self._message
+        if message is None:
             return True
-        if guest.tag in self._held:
-            if not guest.delivered or monotonic() - guest.since < self._run_s:
+        if message.tag in self._held:
+            if not message.delivered or monotonic() - message.since < self._run_s:
                 return False
-            if guest.mark == ALONE:
-                on_overstay(guest.tag)
-        self._guest = None
+            if message.mark == ALONE:
+                on_overstay(message.tag)
+        self._message = None
         return True

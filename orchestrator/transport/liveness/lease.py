@@ -11,6 +11,7 @@ from urllib.parse import quote
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
+from orchestrator.core.redis_refusals import describe_outage
 from orchestrator.transport.options import Options
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.broker import Broker
@@ -18,6 +19,21 @@ from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.dataset import Dataset, Loss, find_loss, identify
 
 logger = get_logger(__name__)
+
+#: In the reply to a heartbeat: another process has missed a heartbeat; a death was proved, with no sweep since.
+MISSED, PROVED = 1, 2
+
+#: Least time between two sweeps while a heartbeat is missed, whichever process sweeps. A process that is only stopped
+#: causes no more sweeps than that until its lease expires.
+_MISSED_EVERY_MS = 250
+
+
+def asks_for_sweep(since_sweep_ms: int, found: int) -> bool:
+    """Whether a reply to a heartbeat asks for a sweep at once.
+
+    A proved death asks for one sweep, so this sweep need not wait until some time after the last one.
+    """
+    return found == PROVED or (found == MISSED and not 0 <= since_sweep_ms <= _MISSED_EVERY_MS)
 
 
 class Lease:
@@ -108,10 +124,10 @@ class Lease:
             with_endings: count the outcomes that Celery has not been told of.
 
         Returns:
-            ``None`` if the lease is gone; else the milliseconds since the last sweep (-1: there was none), 1 if some
-            heartbeat is missed or a death was proved, Redis' time in ms, the age in ms reported by the heartbeat
-            before, the number of those outcomes, 1 if messages were cancelled while workers had them, and the version
-            of the overrides of timeouts.
+            ``None`` if the lease is gone; else the milliseconds since the last sweep (-1: there was none), what was
+            found (see :func:`asks_for_sweep`), Redis' time in ms, the age in ms reported by the heartbeat before, the
+            number of those outcomes, 1 if messages were cancelled while workers had them, and the version of the
+            overrides of timeouts.
 
         Raises:
             redis.exceptions.RedisError: Redis is unreachable.
@@ -133,7 +149,7 @@ class Lease:
         return [int(value) for value in rest] if alive else None
 
     def find_loss(self) -> Loss | None:
-        """What Redis has lost, if that is why the lease is gone; ``None`` if the incarnation was declared dead.
+        """The loss of data that is why the lease is gone; ``None`` if the incarnation was declared dead.
 
         Raises:
             redis.exceptions.RedisError: Redis is unreachable.
@@ -154,6 +170,10 @@ class Lease:
         """Record that Redis has not answered, and close the connection."""
         if self.away_since is None:
             self.away_since = monotonic()
-            logger.warning("heartbeat of %s not sent: Redis is unreachable (%s)", self.incarnation, error)
+            logger.warning(
+                "heartbeat of %s not sent: %s",
+                self.incarnation,
+                describe_outage(self._commands.named_refusal(error, self._keys)),
+            )
         self._socket = None
         self._commands.drop()

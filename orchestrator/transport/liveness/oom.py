@@ -1,4 +1,4 @@
-"""How many processes of this one's control group the kernel has killed for want of memory.
+"""Counts the processes of this one's control group that the kernel has killed for want of memory.
 
 Nobody can ask that of a process that is gone; but the kernel counts them per group (`memory.events`, cgroup v2, or
 `memory.oom_control`, v1: Documentation/admin-guide/cgroup-v2.rst in the kernel's source), and a neighbour in the same

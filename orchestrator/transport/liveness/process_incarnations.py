@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from orchestrator.core.death import DeathReason
+from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.core.forks import ForkSafeLock
 
 if TYPE_CHECKING:

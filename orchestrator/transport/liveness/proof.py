@@ -5,7 +5,7 @@ The proof is given by the incarnation itself when it leaves, by its heart (heart
 
 from __future__ import annotations
 
-from orchestrator.core.death import DeathReason
+from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.core.keys import Keys
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import Call

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any, Final
 
 from orchestrator.core.keys import Keys
-from orchestrator.core.run_times import bucket_of
+from orchestrator.core.policies.run_times import bucket_of
 from orchestrator.transport.redis import commands
 
 #: Attempts between two heartbeats that are counted, at most: of more, the last.
@@ -33,7 +33,7 @@ class RunTimes:
         self._written_at = monotonic()
 
     def record(self, task: str, seconds: float) -> None:
-        """An attempt of a task was handled after so many seconds, or timed out (-1)."""
+        """Record an attempt of a task: handled after ``seconds``, or timed out (-1)."""
         self._recorded.append((task, seconds))
 
     def after_heartbeat(self, run: Callable[..., Any], *, at_once: bool = False) -> None:

@@ -8,20 +8,23 @@ what it saw before does no harm.
 
 from __future__ import annotations
 
+import os
+import socket
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.death import DeathReason
+from orchestrator.core.deliveries.death import DeathReason
+from orchestrator.core.errors import InfrastructureError
 from orchestrator.core.keys import DOORBELL, Keys
 from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.liveness.closed_clients import closed_clients
+from orchestrator.transport.liveness.closed_clients import closed_clients, is_closed
 from orchestrator.transport.liveness.proof import proof_of_death
 from orchestrator.transport.options import DeathHook, Options
 from orchestrator.transport.redis import commands
@@ -75,6 +78,17 @@ class SweepResult:
     dead_lettered: int
     #: Whether it was another sweeper's turn, or another one took over; what is not done here, that one does.
     stood_back: bool = False
+    #: Milliseconds until an incarnation whose connections are closed, and which may still connect again, is dead.
+    again_ms: int | None = None
+
+
+class RecordedDeath(NamedTuple):
+    """A death with a proof, and what became of the messages that the incarnation held."""
+
+    #: As it was recorded: a kill may have been the OOM killer's.
+    reason: str
+    requeued: int
+    dead_lettered: int
 
 
 class _TurnLost(Exception):
@@ -95,7 +109,7 @@ class Sweeper:
         self._name = uuid.uuid4().hex
         #: Fenced incarnations whose death hooks are done. Nothing is added to a fenced incarnation's record.
         self._death_hooks_done: set[str] = set()
-        #: Of the others, the hooks that are done.
+        #: Other fenced incarnation -> its hooks that are done.
         self._hooks_done: dict[str, set[DeathHook]] = {}
         #: Fenced incarnations whose messages were requeued, and those whose death hooks have run, each in the order in
         #: which that was last done, so that none waits behind others that never finish.
@@ -110,18 +124,9 @@ class Sweeper:
         Raises:
             redis.exceptions.RedisError: Redis is unreachable; the next round goes on from here.
         """
-        o = self._options
-        call = commands.begin_sweep(
-            self._keys,
-            self._name,
-            by,
-            late_ms=to_ms(o.heartbeat_timeout_s),
-            gap_ms=to_ms(o.sweep_gap_s),
-            closed_grace_ms=to_ms(_RECONNECT_GRACE_S),
-            old_heartbeat_grace_ms=to_ms(o.lease_s),
-            turn_ms=to_ms(TURN_S),
-        )
-        turn, *seen = self._commands.run(*call)
+        turn, *seen = self._commands.run(*self._beginning(by))
+        if not turn and self._is_over(*seen):
+            turn, *seen = self._commands.run(*self._beginning(by))
         if not turn:
             return SweepResult(0, (), 0, 0, stood_back=True)
         emit(events.SWEEP_STARTED, by=by)
@@ -133,9 +138,35 @@ class Sweeper:
             logger.warning("sweep of %s abandoned: it took too long, and another sweeper has taken over", by)
             return SweepResult(0, (), 0, 0, stood_back=True)
 
+    def _beginning(self, by: str) -> Call:
+        o = self._options
+        return commands.begin_sweep(
+            self._keys,
+            # fence.lua finds the turn of a dead sweeper by host and process id.
+            f"{socket.gethostname()}:{os.getpid()}:{self._name}",
+            by,
+            late_ms=to_ms(o.heartbeat_timeout_s),
+            gap_ms=to_ms(o.sweep_gap_s),
+            closed_grace_ms=to_ms(_RECONNECT_GRACE_S),
+            old_heartbeat_grace_ms=to_ms(o.lease_s),
+            turn_ms=to_ms(TURN_S),
+            connection=self._commands.client(),
+        )
+
+    def _is_over(self, turn: int, connection: bytes) -> bool:
+        """End another sweeper's turn if its connection is closed; returns whether it was.
+
+        If that sweeper lives and connects again, it has lost its turn, and is refused.
+        """
+        if not is_closed(self._commands, connection):
+            return False
+        self._commands.run(*commands.end_sweep(self._keys, turn))
+        return True
+
     def _round(self, turn: int, by: str, *seen: Any) -> SweepResult:
         now, closed_counts, old_heartbeat_counts, _since, not_polling, *late = seen
         dead: list[str] = []
+        again_ms = None
         clients = [client for _, _, *both, _ in late for client in both]
         gone = closed_clients(self._commands, clients) if late and closed_counts else set()
         for raw_id, beat, client, heart, round_trip_ms in late:
@@ -147,6 +178,8 @@ class Sweeper:
             elif old_heartbeat_counts and silent_ms > to_ms(self._options.lease_s):
                 reason = DeathReason.LOST
             else:
+                if both_closed:
+                    again_ms = min(again_ms or to_ms(TURN_S), max(1, grace_ms + 1 - silent_ms))
                 continue
             dead += self._end(turn, raw_id, beat, reason, by, silent_ms)
         if not_polling:
@@ -156,16 +189,18 @@ class Sweeper:
         moved, dead_lettered = self._reclaim_all(turn)
         self._commands.run(*commands.end_sweep(self._keys, turn))
         emit(events.SWEPT, {"late": len(late), "dead": len(dead)}, by=by)
-        return SweepResult(len(late), tuple(dead), moved, dead_lettered)
+        return SweepResult(len(late), tuple(dead), moved, dead_lettered, again_ms=again_ms)
 
     def _run_due(self) -> None:
         if self._options.on_sweep is None:
             return
         try:
             self._options.on_sweep()
-        except Exception:
+        except InfrastructureError as away:
             # Finding the dead must not depend on it.
-            logger.exception("what is due with a sweep failed; it is tried again with the next sweep")
+            logger.warning("work that is due at a sweep failed; the next sweep tries it again: %s", away)
+        except Exception:
+            logger.exception("work that is due at a sweep failed; the next sweep tries it again")
 
     def _find_orphans(self, turn: int) -> None:
         k = self._keys
@@ -193,7 +228,13 @@ class Sweeper:
     def _end(
         self, turn: int, raw_id: bytes, beat: bytes, judged: DeathReason, by: str, silent_ms: int
     ) -> tuple[str, ...]:
-        incarnation = raw_id.decode()
+        try:
+            incarnation = raw_id.decode()
+        except UnicodeDecodeError:
+            # Something else has written it, and it must not keep the dead from being found.
+            logger.warning("%r is removed from %s: it is no id of an incarnation", raw_id, self._keys.leases)
+            self._commands.call("ZREM", self._keys.leases, raw_id)
+            return ()
         reason = self._fence(turn, incarnation, beat, judged, by)
         if not reason:
             return ()
@@ -214,27 +255,27 @@ class Sweeper:
         self.prove_death(incarnation, reason, by=incarnation, error=error)
         self._reclaim(_NO_TURN, incarnation)
 
-    def record_death(
-        self, incarnation: str, reason: DeathReason, *, by: str, error: str = ""
-    ) -> tuple[int, int] | None:
+    def record_death(self, incarnation: str, reason: DeathReason, *, by: str, error: str = "") -> RecordedDeath | None:
         """End an incarnation whose process is known to have ended, and requeue at once what it held.
 
-        Returns the numbers of messages requeued and of those dead-lettered; ``None`` if it had no lease.
+        Returns ``None`` if it had no lease.
 
         Raises:
             redis.exceptions.RedisError: Redis is unreachable.
         """
-        if not self.prove_death(incarnation, reason, by=by, error=error):
-            return None
-        return self._reclaim(_NO_TURN, incarnation)
+        recorded = self.prove_death(incarnation, reason, by=by, error=error)
+        return RecordedDeath(recorded, *self._reclaim(_NO_TURN, incarnation)) if recorded else None
 
-    def prove_death(self, incarnation: str, reason: DeathReason, *, by: str, error: str = "") -> bool:
-        """End an incarnation whose process is known to have ended, or which ends itself; whether it had a lease.
+    def prove_death(self, incarnation: str, reason: DeathReason, *, by: str, error: str = "") -> str:
+        """End an incarnation whose process is known to have ended, or which ends itself.
+
+        Returns the reason as it was recorded; '' if it had no lease.
 
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
-        return bool(self._commands.run(*proof_of_death(self._keys, incarnation, reason, by=by, error=error)))
+        recorded = self._commands.run(*proof_of_death(self._keys, incarnation, reason, by=by, error=error))
+        return str(recorded.decode()) if recorded else ""
 
     def _step(self, call: Call) -> Any:
         try:
@@ -278,7 +319,7 @@ class Sweeper:
         while len(page) == _DYING_PAGE:
             # Incarnations that retire come and go meanwhile, so places in the list change.
             page = self._commands.call("ZRANGE", self._keys.dying, len(dying), len(dying) + _DYING_PAGE - 1)
-            dying.update((raw.decode(), None) for raw in page)
+            dying.update((raw.decode(errors="replace"), None) for raw in page)
         return list(dying)
 
     def _run_all_death_hooks(self, dying: Sequence[str]) -> None:
@@ -305,8 +346,11 @@ class Sweeper:
             try:
                 if hook not in done and hook(incarnation, reason):
                     done.add(hook)
-            except Exception:
+            except InfrastructureError as away:
                 # Neither requeueing nor the other hooks must depend on it. It is called again in the next sweep.
+                text = "a death hook of incarnation %s failed; the next sweep runs it again: %s"
+                logger.warning(text, incarnation, away)
+            except Exception:
                 logger.exception("a death hook of incarnation %s failed; the next sweep runs it again", incarnation)
         if len(done) == len(hooks):
             del self._hooks_done[incarnation]

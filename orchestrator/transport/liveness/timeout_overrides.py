@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
-from orchestrator.core.timeout_overrides import OverrideTable, overrides_in
+from orchestrator.core.policies.timeout_overrides import OverrideTable, overrides_in
 
 logger = get_logger(__name__)
 

@@ -11,7 +11,7 @@ _STOPPED_STATES = (2, 3)
 
 
 class WorkerState:
-    """What is known of the Celery worker in this process, where there is one."""
+    """The state of the Celery worker in this process, where there is one."""
 
     def __init__(self) -> None:
         self._controller: Any = None

@@ -1,1 +1,1 @@
-"""What the transport asks of Redis: connections, the broker, scripts."""
+"""Redis, as the transport uses it: connections, the broker, scripts."""

@@ -16,11 +16,14 @@ from hiredis import pack_command
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
+from orchestrator.core.redis_refusals import describe_outage
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.broken_keys import attach_command
 from orchestrator.transport.redis.command_connection import CommandConnection, Pool
 from orchestrator.transport.redis.cork import Cork
-from orchestrator.transport.redis.refusals import is_full, is_passing
+from orchestrator.transport.redis.refusals import is_full, is_passing, is_wrong_type
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.redis.scripts import sha, source
 
@@ -44,17 +47,24 @@ _SCRIPTS = ("settle", "settle_with_outcome", "retry", "dead_letter", "requeue_he
 #: A command that Redis refuses this often is not sent again; its message stays pending.
 _REFUSALS = 5
 
+#: Pause before a script is run again that found a key of another type, and how many scripts wait so at most.
+_BROKEN_KEY_PAUSE_S, _MOST_WAITING = 1.0, 1000
+
+#: Without a prefix.
+_KEYS = Keys()
+
 Reply = Callable[[Any], None]
 
 
 class _PostedCommand:
-    __slots__ = ("name", "on_reply", "packed", "refused", "script")
+    __slots__ = ("is_logged", "name", "on_reply", "packed", "refused", "script")
 
     def __init__(self, script: str | None, args: tuple[Any, ...], on_reply: Reply | None) -> None:
         self.script = script
         self.name = script or args[0]
         self.on_reply = on_reply
         self.refused = 0
+        self.is_logged = False
         # Pack in the caller's thread, so that encoding errors reach the caller. redis-py's packer looks at each
         # argument before it calls this one.
         self.packed: bytes = pack_command(args if script is None else ("EVALSHA", sha(script), *args))
@@ -63,7 +73,17 @@ class _PostedCommand:
 class AckPipeline:
     """Ordered, at-least-once sending of commands over one connection. Safe for several threads."""
 
-    def __init__(self, pool: Pool, *, flush_s: float, flush_count: int, group: str) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        flush_s: float,
+        flush_count: int,
+        group: str,
+        keys: Keys = _KEYS,
+        levels: tuple[str, ...] = (),
+    ) -> None:
+        self._keys, self._levels = keys, levels
         self._commands = CommandConnection(pool)
         self._flush_s = flush_s
         self._flush_count = flush_count
@@ -75,6 +95,9 @@ class AckPipeline:
         self._acks: dict[tuple[str, str, str], list[str]] = {}
         self._ack_count = 0
         self._unread: deque[_PostedCommand] = deque()
+        #: Scripts that found a key of another type; run again when somebody may have moved it away.
+        self._waiting: deque[_PostedCommand] = deque()
+        self._broken_key_logged = ""
         self._loaded_on: Any = None
         self._cork: Cork | None = None
         self._wake = threading.Event()
@@ -90,7 +113,7 @@ class AckPipeline:
     @property
     def unsent(self) -> int:
         """Commands and acknowledgements that Redis has not confirmed."""
-        return len(self._queue) + self._ack_count + len(self._unread)
+        return len(self._queue) + self._ack_count + len(self._unread) + len(self._waiting)
 
     def ack(self, stream: str, ledger: str, outcome: str, entry: str) -> None:
         """Settle one entry; sent with others."""
@@ -116,6 +139,10 @@ class AckPipeline:
         posted = _PostedCommand(script, (len(keys), *keys, *args), on_reply)
         if not soon:
             self._post(posted)
+            if script != "settle_with_outcome":
+                # The thread reads the reply: a refusal would go unnoticed until the next post. That one writes nothing
+                # that is refused, and each call pays for it.
+                self._wake.set()
             return
         with self._mutex:
             self._collect_acks()
@@ -126,19 +153,19 @@ class AckPipeline:
         elif not self._wake.is_set():
             self._wake.set()
 
-    def command(self, *args: Any) -> None:
-        """Run a plain command, after all that was posted before.
+    def command(self, *args: Any, on_reply: Reply | None = None) -> bool:
+        """Run a plain command, after all that was posted before. In quick succession, many go together (see cork.py).
 
-        It has left this process when this returns; from then on only the machine's end can stop it. In quick
-        succession, many reach Redis together (see cork.py).
+        Returns:
+            Whether it has left this process: from then on only the machine's end can stop it.
         """
-        self._post(_PostedCommand(None, args, None), may_wait=True)
+        return self._post(_PostedCommand(None, args, on_reply), may_wait=True)
 
-    def _post(self, posted: _PostedCommand, *, may_wait: bool = False) -> None:
+    def _post(self, posted: _PostedCommand, *, may_wait: bool = False) -> bool:
         with self._mutex:
             self._collect_acks()
             self._queue.append(posted)
-        self.flush(may_wait=may_wait)
+        return self.flush(may_wait=may_wait)
 
     def _collect_acks(self) -> None:
         if not self._acks:
@@ -172,9 +199,13 @@ class AckPipeline:
                 return False
         self._posted_meanwhile = False
         try:
-            if self.unsent:
+            if len(self._waiting) < self.unsent:
                 self._send(may_wait)
                 self._read(everything=wait_s > 0, glance=glance)
+            if wait_s and self._is_refused():
+                # What only lacked its script has it now.
+                self._send(may_wait)
+                self._read(everything=True, glance=glance)
         except (RedisError, OSError) as error:
             self._broken(error)
             return False
@@ -184,16 +215,21 @@ class AckPipeline:
             raise
         finally:
             self._io.release()
-        return self.flush(wait_s=wait_s, glance=glance) if self._posted_meanwhile else True
+        if self._posted_meanwhile:
+            return self.flush(wait_s=wait_s, glance=glance)
+        return not (wait_s and self._is_refused())
+
+    def _is_refused(self) -> bool:
+        """Whether something is to be sent again because Redis refused it."""
+        with self._mutex:
+            return any(posted.refused for posted in self._queue)
 
     def _send(self, may_wait: bool) -> None:
         connection = self._commands.connection
         # A reply that is still to come would be taken for the answer.
         if connection is not self._loaded_on and not self._unread:
-            missing = self._missing_scripts()
+            self._load_scripts()
             connection = self._loaded_on = self._commands.connection
-            with self._mutex:
-                self._queue.extendleft(_PostedCommand(None, ("SCRIPT", "LOAD", source(name)), None) for name in missing)
         cork = self._cork
         if cork is None or cork.sock is not connection._sock:
             cork = self._cork = Cork(connection)
@@ -220,6 +256,21 @@ class AckPipeline:
             self._away = False
             logger.warning("acknowledgements reach Redis again")
 
+    def _load_scripts(self) -> None:
+        """Load what the server does not have, before anything else is sent.
+
+        If a process is killed with replies unread, the kernel resets its connection, and Redis reads no further. The
+        scripts are many times what it reads at once, so a mark that was sent behind them would be lost.
+        """
+        for name in self._missing_scripts():
+            load = ("SCRIPT", "LOAD", source(name))
+            try:
+                self._commands.call(*load)
+            except ResponseError:
+                # As a command it is tried again, and a refusal is logged.
+                with self._mutex:
+                    self._queue.appendleft(_PostedCommand(None, load, None))
+
     def _missing_scripts(self) -> Sequence[str]:
         """The scripts that the server does not have: each that is loaded goes into its append-only file, too."""
         try:
@@ -232,7 +283,10 @@ class AckPipeline:
     def _read(self, *, everything: bool, glance: bool) -> None:
         if not self._unread or not (everything or glance or len(self._unread) > _UNREAD_SOME):
             return
-        connection = self._commands.connection
+        connection, cork = self._commands.connection, self._cork
+        if not everything and cork is not None and cork.sock is connection._sock:
+            # Many at once.
+            self._take_in(cork.answers())
         while self._unread and (everything or len(self._unread) > _UNREAD_LIMIT or connection.can_read(timeout=0)):
             try:
                 reply = connection.read_response()
@@ -266,6 +320,11 @@ class AckPipeline:
             # Before what was sent after it: of two marks of one message the later one is to stay.
             self._unread.appendleft(posted)
             raise RedisConnectionError(str(error)) from error
+        elif is_wrong_type(error) and posted.script is not None and len(self._waiting) < _MOST_WAITING:
+            # Not at once, and not before what other mailboxes settle meanwhile.
+            self._waiting.append(posted)
+            self._log_broken_key(posted, error)
+            self._wake.set()
         elif posted.refused < _REFUSALS:
             logger.warning("Redis refused %s: %s; trying again", posted.name, error)
             with self._mutex:
@@ -277,10 +336,25 @@ class AckPipeline:
                 posted.name, posted.refused, error,
             )  # fmt: skip
 
+    def _log_broken_key(self, posted: _PostedCommand, error: ResponseError) -> None:
+        # Of a packed command, each second line is an argument.
+        attach_command(error, posted.packed.split(b"\r\n")[2::2])
+        text = str(self._commands.named_refusal(error, self._keys, self._levels))
+        # The key may be right again by now, and is not named then.
+        if text != self._broken_key_logged and not posted.is_logged:
+            self._broken_key_logged = text
+            logger.error("Redis refused %s: %s; repeated until Redis accepts it", posted.name, text)
+        posted.is_logged = True
+
+    def _repeat_waiting(self) -> None:
+        with self._mutex:
+            self._queue.extend(self._waiting)
+            self._waiting.clear()
+
     def _broken(self, error: Exception) -> None:
         if not self._away:
             self._away = True
-            logger.warning("acknowledgements delayed: Redis is unreachable (%s)", error)
+            logger.warning("acknowledgements delayed: %s", describe_outage(error))
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -299,7 +373,8 @@ class AckPipeline:
     def _flush_in_time(self) -> None:
         pause = threading.Event()
         while not self._closed.is_set():
-            self._wake.wait()
+            if not self._wake.wait(_BROKEN_KEY_PAUSE_S if self._waiting else None):
+                self._repeat_waiting()
             if self._closed.is_set():
                 return
             pause.wait(_RETRY_S if self._away else self._flush_s)
@@ -326,6 +401,7 @@ class AckPipeline:
         """Send and confirm what is left, then close. Returns whether all of it was confirmed in time."""
         until = monotonic() + wait_s
         pause = threading.Event()
+        self._repeat_waiting()
         while not (done := self.flush(wait_s=max(0.05, until - monotonic())) and self.unsent == 0):
             if monotonic() > until:
                 break

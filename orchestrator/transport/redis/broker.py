@@ -1,4 +1,4 @@
-"""Which server is the broker at present: one answer for all connections of this process, old and new.
+"""The server that is the broker at present: one answer for all connections of this process, old and new.
 
 Each connection asks when it connects. The server in use is tried first, then the others in the order of their URLs;
 the first that answers as a primary is used by all from then on, and connections to any other server are closed. A
@@ -39,7 +39,7 @@ _ATTEMPTS = 3
 
 
 class BrokerConnection(Protocol):
-    """What is needed of a connection (see connections.py)."""
+    """A connection, as far as this module uses one (see connections.py)."""
 
     _sock: Any
     #: Where it is connected to; '' before that.
@@ -88,7 +88,7 @@ class Broker:
 
     @property
     def address(self) -> str:
-        """Where the server in use listens (``host:port``, or a path), as far as is known."""
+        """The address of the server in use (``host:port``, or a path), as far as it is known."""
         return str(self.current or self._address)
 
     def connect(self, connection: BrokerConnection, dial: Callable[[], None]) -> None:

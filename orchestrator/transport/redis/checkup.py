@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from orchestrator.core.keys import Keys
+from orchestrator.transport.redis.examined_keys import ExaminedKeys, examine_keys
 
 #: The oldest Redis that has every command.
 OLDEST: Final = (6, 2)
@@ -26,7 +27,7 @@ Call = Callable[..., Any]
 
 
 class Level(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -35,7 +36,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check says."""
+    """The finding of one check."""
 
     level: Level
     check: str
@@ -44,24 +45,28 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a server says of itself."""
+    """The facts that a server reports of itself."""
 
     #: Of ``INFO``; empty if that is forbidden.
     info: Mapping[str, str] = field(default_factory=dict)
-    #: Of ``CONFIG GET``; empty if that is forbidden or was not asked for.
-    config: Mapping[str, str] = field(default_factory=dict)
+    #: Of ``CONFIG GET``; empty if that is forbidden, ``None`` if it was not asked for.
+    config: Mapping[str, str] | None = None
     #: By command, why it cannot be used.
     lacking: Mapping[str, str] = field(default_factory=dict)
+    #: Of all keys; ``None`` if that is forbidden or was not asked for.
+    keys: ExaminedKeys | None = None
 
 
 def gather(call: Call, keys: Keys, *, configuration: bool) -> Facts:
-    """Ask a server. No key is written; ``configuration`` also asks for what many users may not see.
+    """Ask a server. No key is written; ``configuration`` also asks for what many users may not see, and
+    looks through the keys.
 
     Raises:
         redis.exceptions.RedisError: Redis is away.
     """
-    config: dict[str, str] = {}
+    config: dict[str, str] | None = None
     if configuration:
+        config = {}
         for pattern in ("maxmemory*", "append*", "save"):
             config |= _mapping(_try(call, "CONFIG", "GET", pattern)[0])
     lacking = {}
@@ -70,11 +75,21 @@ def gather(call: Call, keys: Keys, *, configuration: bool) -> Facts:
         if _LACKS.search(error):
             name = " ".join(map(str, command[:2])) if command[0] in ("CLIENT", "SCRIPT", "XGROUP") else str(command[0])
             lacking[name] = error
-    return Facts(_info(_try(call, "INFO")[0]), config, lacking)
+    examined = _examined(call, keys) if configuration else None
+    return Facts(_info(_try(call, "INFO")[0]), config, lacking, examined)
+
+
+def _examined(call: Call, keys: Keys) -> ExaminedKeys | None:
+    try:
+        return examine_keys(call, keys)
+    except RedisConnectionError:
+        raise
+    except ResponseError:
+        return None
 
 
 def look(call: Call) -> Facts:
-    """What one command tells.
+    """The facts that one command reports.
 
     Raises:
         redis.exceptions.RedisError: Redis is away.
@@ -138,7 +153,20 @@ def judge(facts: Facts, eviction: Eviction = "refuse") -> list[Finding]:
         _commands(facts),
         _eviction(facts, eviction),
         _persistence(facts),
+        *([_keys(facts.keys)] if facts.keys is not None else []),
     ]
+
+
+def _keys(examined: ExaminedKeys) -> Finding:
+    if examined.broken:
+        named = "; ".join(
+            f"{name!r} is a {found}, needed: a {needed}" for name, found, needed in sorted(examined.broken)
+        )
+        return Finding(
+            Level.FAIL, "keys", f"something else has written keys of this library: {named}; RENAME or delete them"
+        )
+    some = "of the first 200,000 of each type, " if examined.has_more else ""
+    return Finding(Level.OK, "keys", f"{some}all of the types that are needed")
 
 
 def _version(facts: Facts) -> Finding:
@@ -191,7 +219,7 @@ def _commands(facts: Facts) -> Finding:
 
 
 def _eviction(facts: Facts, accepted: Eviction) -> Finding:
-    policy = facts.config.get("maxmemory-policy") or facts.info.get("maxmemory_policy", "")
+    policy = (facts.config or {}).get("maxmemory-policy") or facts.info.get("maxmemory_policy", "")
     name = f"maxmemory-policy={policy}"
     if not policy:
         return Finding(
@@ -209,8 +237,9 @@ def _eviction(facts: Facts, accepted: Eviction) -> Finding:
 
 
 def _persistence(facts: Facts) -> Finding:
-    aof = facts.config.get("appendonly") or {"1": "yes", "0": "no"}.get(facts.info.get("aof_enabled", ""), "")
-    fsync, save = facts.config.get("appendfsync"), facts.config.get("save")
+    config = facts.config or {}
+    aof = config.get("appendonly") or {"1": "yes", "0": "no"}.get(facts.info.get("aof_enabled", ""), "")
+    fsync, save = config.get("appendfsync"), config.get("save")
     if not aof:
         return Finding(Level.WARN, "persistence", "could not be checked (INFO, CONFIG GET)")
     if aof != "yes":
@@ -224,5 +253,7 @@ def _persistence(facts: Facts) -> Finding:
         return Finding(
             Level.WARN, "persistence", "appendonly=yes, appendfsync=no: some 30 s can be lost when the machine dies"
         )
-    said = f"appendfsync={fsync}" if fsync else "appendfsync could not be checked"
-    return Finding(Level.OK, "persistence", f"appendonly=yes, {said}: up to a second can be lost when Redis is killed")
+    said = f"appendfsync={fsync}" if fsync else "appendfsync could not be checked (CONFIG GET)"
+    # A worker does not ask for it, and need not warn of it at each start.
+    level = Level.OK if fsync or facts.config is None else Level.WARN
+    return Finding(level, "persistence", f"appendonly=yes, {said}: up to a second can be lost when Redis is killed")

@@ -14,6 +14,8 @@ from hiredis import pack_command
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
+from orchestrator.core.keys import Keys
+from orchestrator.transport.redis.broken_keys import attach_command, describe_refusal
 from orchestrator.transport.redis.refusals import RefusesForNow, is_passing
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.redis.scripts import Script, own
@@ -27,7 +29,7 @@ def _here() -> tuple[int, int]:
 
 
 class Pool(Protocol):
-    """What is needed of a redis-py connection pool."""
+    """A redis-py connection pool, as far as this module uses one."""
 
     def get_connection(self) -> Any: ...
     def release(self, connection: Any) -> None: ...
@@ -50,10 +52,13 @@ class CommandConnection:
         #: The socket on which the server was asked which one it is, and what it said.
         self._asked_on: Any = None
         self._server = ""
+        #: The same of its number there.
+        self._numbered_on: Any = None
+        self._client = ""
 
     @property
     def lock(self) -> threading.Lock:
-        """Whose turn it is to use the connection."""
+        """The turn to use the connection."""
         pid = os.getpid()
         return self._locks.get(pid) or self._locks.setdefault(pid, threading.Lock())
 
@@ -157,8 +162,7 @@ class CommandConnection:
     def _roundtrip(self, command: Sequence[Any]) -> Any:
         connection = self.connection
         try:
-            # As in ack_pipeline.py: redis-py's own packer looks at each argument first.
-            connection.send_packed_command((pack_command(tuple(command)),), check_health=False)
+            connection.send_packed_command((self._packed(command),), check_health=False)
             return connection.read_response()
         except (OSError, RedisConnectionError) as error:
             self.drop()
@@ -167,6 +171,7 @@ class CommandConnection:
             raise RedisConnectionError(str(error)) from error
         except ResponseError as error:
             if not is_passing(error):
+                attach_command(error, command)
                 raise
             # By its name, the server may be another by now.
             self.drop()
@@ -175,6 +180,15 @@ class CommandConnection:
             # A reply left unread would answer the next command.
             self.drop()
             raise
+
+    def _packed(self, command: Sequence[Any]) -> bytes:
+        # As in ack_pipeline.py: redis-py's own packer looks at each argument first.
+        packed: bytes = pack_command(tuple(command))
+        return packed
+
+    def named_refusal(self, error: BaseException, keys: Keys, levels: tuple[str, ...] = ()) -> BaseException:
+        """For logs: if a type is what Redis has refused, the error that names the key; else the same error."""
+        return describe_refusal(error, self._pool, keys, levels)
 
     def server(self) -> str:
         """The run of the server at the other end, which ids of its connections belong to; '' if it does not say.
@@ -193,6 +207,25 @@ class CommandConnection:
             found = next((line for line in lines if line.startswith(b"run_id:")), b"")
             self._asked_on, self._server = self.connection._sock, found.partition(b":")[2].decode()
         return self._server
+
+    def client(self) -> str:
+        """The connection as ``id server``, which names no other one ever; '' where the server does not say.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        sock = self.connection._sock
+        if sock is None or sock is not self._numbered_on:
+            server = self.server()
+            try:
+                number = self.call("CLIENT", "ID")
+            except ResponseError:
+                number = ""
+            self._numbered_on = self.connection._sock
+            # If it was opened again meanwhile, these are another connection's.
+            same = self._numbered_on is sock or sock is None
+            self._client = f"{number} {server}" if number and server and same else ""
+        return self._client
 
     def run(self, script: str | Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one of the scripts; loads it first if the server does not know it."""

@@ -84,7 +84,7 @@ class FollowsBroker:
             this.username, this.password = server.username, server.password
 
     def address(self) -> str:
-        """Where it connects to."""
+        """The address that it connects to."""
         this: Any = self
         return str(this.path) if hasattr(this, "path") else f"{this.host}:{this.port}"
 

@@ -17,23 +17,23 @@ import hiredis
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-#: Who sends less often than this may be waited for; then what is sent leaves at once.
+#: Sends that are further apart than this leave at once: a caller may wait for the answer.
 _RAPID_S: Final = 0.002
 
-#: Longest time that something is held back while more is being sent; who sends no more has it pushed (see outbox.py).
+#: Longest time for which sends are held back while more follow; after the last one, ack_pipeline.py pushes them.
 _HELD_S: Final = 0.005
 
-#: Redis reads so much at a time.
+#: Redis reads this much at a time.
 _MOST_BYTES: Final = 16 * 1024
 
-#: So many commands at most; their answers fit into one read.
+#: Most commands that are held back; their answers fit into one read.
 _MOST: Final = 32
 
 _MORE: Final = getattr(socket, "MSG_MORE", 0)
 
 
 class Cork:
-    """What the kernel holds back of one connection, which is a plain one over TCP. Not for two threads at once."""
+    """Holds writes back in the kernel, if the connection is a plain one over TCP. Not for two threads at once."""
 
     def __init__(self, connection: Any) -> None:
         self.sock: Any = connection._sock
@@ -56,7 +56,7 @@ class Cork:
             self._poll.register(self.sock, select.POLLIN)
 
     def answers(self) -> list[Any]:
-        """What Redis has answered by now, errors included.
+        """Read the answers of Redis that have come by now, errors included.
 
         Raises:
             redis.exceptions.ConnectionError: it has closed the connection.

@@ -73,7 +73,7 @@ def identify(run: Run, keys: Keys, before: Dataset | None) -> Dataset:
 
 
 def find_loss(call: Callable[..., Any], keys: Keys, known: Dataset, incarnation: str, age_ms: int) -> Loss | None:
-    """Why an incarnation that nobody declared dead has no lease: what Redis has lost; ``None`` if it was declared dead.
+    """The loss of data by which an incarnation has no lease; ``None`` if it was declared dead.
 
     ``age_ms`` is how long ago it registered in the data set ``known``.
 
@@ -131,7 +131,7 @@ def report_loss(loss: Loss, known: Dataset, address: str, incarnation: str) -> N
 
 
 def parse(fields: dict[bytes, bytes]) -> DatasetRecord | None:
-    """What the data set's hash says; ``None`` if no incarnation has ever registered."""
+    """The record in the data set's hash; ``None`` if no incarnation has ever registered."""
     said = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
     if "id" not in said:
         return None

@@ -14,8 +14,9 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.transport.redis.refusals import is_full, is_passing
 
-#: Longest single wait in Redis; shorter than the client's socket timeout.
-SLICE_S: Final = 2.0
+#: Longest single wait in Redis; shorter than the client's socket timeout. After each, a wait for an outcome looks
+#: whether a worker has died and nobody sweeps.
+SLICE_S: Final = 1.0
 
 #: Between two attempts while Redis does not answer: from, to.
 _PAUSE_S: Final = (0.05, 1.0)
@@ -61,7 +62,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def sleep_on(client: Any, key: str, until: float) -> Any:
-    """The last element of a list that has one only once something has happened; ``None`` after at most two seconds.
+    """The last element of a list that has one only once something has happened; ``None`` after at most a second.
 
     Raises:
         redis.exceptions.RedisError: Redis is away.

@@ -15,7 +15,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MasterDownError, ReadOnlyError, ResponseError, TryAgainError
 
 #: Anywhere in the text: Redis 6.2 quotes a script's refusal within its own. But not BUSYGROUP, which is about a stream.
-_PASSING: Final = re.compile(r"\b(?:NOREPLICAS|MISCONF|READONLY|BUSY|LOADING|MASTERDOWN|TRYAGAIN)\b|\bread only\b")
+_PASSING: Final = re.compile(
+    r"\b(?:NOREPLICAS|MISCONF|READONLY|BUSY|LOADING|MASTERDOWN|TRYAGAIN|UNBLOCKED)\b|\bread only\b"
+)
 
 #: Those of which redis-py takes the word away.
 _PASSING_KINDS: Final = (ReadOnlyError, MasterDownError, TryAgainError)
@@ -32,6 +34,10 @@ _FULL: Final = ("OOM", "used memory", "maxmemory")
 class RefusesForNow(RedisConnectionError):
     """The server takes no writes at present. Unlike after a lost connection, it is certain that nothing was done."""
 
+    def __repr__(self) -> str:
+        """With its text, which redis-py leaves out: Celery logs the representation only."""
+        return f"{type(self).__name__}({str(self)!r})"
+
 
 def is_passing(error: ResponseError) -> bool:
     """Whether the server refuses for a while, for another reason than that its memory is full."""
@@ -42,6 +48,11 @@ def is_full(error: ResponseError) -> bool:
     """Whether the server's memory is full. It still serves, and can be emptied."""
     text = str(error)
     return any(word in text for word in _FULL)
+
+
+def is_wrong_type(error: BaseException) -> bool:
+    """Whether a key is of another type than this library keeps there."""
+    return "WRONGTYPE" in str(error)
 
 
 def may_pass(error: BaseException) -> bool:

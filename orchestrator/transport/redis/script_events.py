@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.core.deliveries.outcome import Reason
 from orchestrator.core.log import get_logger
-from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.letter_draft import LetterDraft
 
@@ -32,7 +32,7 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
             emit(events.BREAKER_CLOSED, agent=queue)
         case "breaker", ["isolated", queue, why]:
             emit(events.BREAKER_ISOLATED, agent=queue, why=why)
-        case "held", [queue, host]:
+        case "on_hold", [queue, host]:
             emit(events.MAILBOX_HELD, agent=queue, host=host)
         case "released", [queue, host]:
             emit(events.MAILBOX_RELEASED, agent=queue, host=host)

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class UnixSocket:
-    """Where a server listens on the same machine, and which of its databases is meant."""
+    """The path of a server on the same machine, and the number of its database."""
 
     path: str
     database: int = 0

@@ -1,1 +1,1 @@
-"""How a delivery ends in Redis."""
+"""The settlement of deliveries in Redis."""

@@ -12,10 +12,10 @@ from kombu.utils.uuid import uuid
 from pydantic_core import to_json
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.deliveries.supervision import is_tracked
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
-from orchestrator.core.masking import mask
-from orchestrator.core.supervision import is_tracked
+from orchestrator.core.secrets.masking import mask
 from orchestrator.transport.letter_draft import LetterDraft, error_type, group_of, summary_of
 from orchestrator.transport.liveness.child_exit import ChildEnd
 from orchestrator.transport.liveness.claim import Claim, Reserved, Run
@@ -58,8 +58,8 @@ class Settler:
         self._commands = wire
         self._forget = on_settled
 
-    def took(self, claim: Claim) -> None:
-        """Redis has given us a message."""
+    def add(self, claim: Claim) -> None:
+        """Add a claim that Redis has recorded for this channel."""
         if self.holder is not None:
             self.holder.claims.add(claim)
         else:
@@ -69,7 +69,7 @@ class Settler:
         """Whether Redis has this message for us. Not so for a Broadcast copy, or once fenced."""
         return tag in (self.unleased_claims if self.holder is None else self.holder.claims)
 
-    def _ended(self, tag: str) -> Claim | None:
+    def _take_claim(self, tag: str) -> Claim | None:
         """Take out the claim that is about to be settled. Its prefetch slot is free, also if there is no claim."""
         self._forget(tag)
         return self.holder.claims.take(tag) if self.holder is not None else self.unleased_claims.pop(tag, None)
@@ -130,10 +130,10 @@ class Settler:
         if self.holder is not None:
             self.holder.claims.mark_started(tag)
 
-    def requeue(self, tags: Iterable[str]) -> None:
-        """Return messages to the head of their mailboxes."""
+    def requeue(self, tags: Iterable[str], *, may_have_begun: bool = False) -> None:
+        """Return messages to the head of their mailboxes; see :meth:`HeldClaims.requeue`."""
         if self.holder is not None:
-            self.holder.claims.requeue(tags)
+            self.holder.claims.requeue(tags, may_have_begun=may_have_begun)
 
     def requeue_interrupted(self, tag: str, end: ChildEnd) -> None:
         """Return a message whose pool process ended while it ran."""
@@ -198,7 +198,7 @@ class Settler:
         Returns:
             The message's mailbox; ``None`` if the delivery had ended before.
         """
-        claim = self._ended(tag)
+        claim = self._take_claim(tag)
         if claim is None:
             return None
         full = letter.fields(claim.queue, self._incarnation(), self._options.redact)
@@ -230,14 +230,14 @@ class Settler:
 
         What the breaker needs (see ``settle.lua``) is the outcome's reason, if ``for_breaker`` is empty.
         """
-        claim = self._ended(tag)
+        claim = self._take_claim(tag)
         if claim is None or self.holder is None:
             return
-        k = self._keys
+        keys = self._keys
         call = commands.settle_with_outcome(
             claim.stream,
-            k.ledger(claim.queue),
-            k.outcome(delivery),
+            keys.ledger(claim.queue),
+            keys.outcome(delivery),
             claim.entry,
             counter,
             _encode(outcome),
@@ -253,7 +253,7 @@ class Settler:
 
         If the sender has cancelled the delivery meanwhile, it ends with this attempt.
         """
-        claim = self._ended(tag)
+        claim = self._take_claim(tag)
         if claim is None or self.holder is None:
             return
         headers = payload["headers"]

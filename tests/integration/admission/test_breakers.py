@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from orchestrator import Cancelled, Dead, Handled
-from orchestrator.core.breaker import Phase
+from orchestrator.core.admission.breaker import Phase
 from orchestrator.core.errors import (
     CircuitOpen,
 )
@@ -19,7 +19,7 @@ from tests.support.eventually import eventually
 from tests.support.flow import WAIT_S, heard, trip
 
 
-def test_a_letter_is_not_sent_again_through_an_open_breaker(cluster: Cluster) -> None:
+def test_a_letter_is_not_replayed_through_an_open_breaker(cluster: Cluster) -> None:
     trip(cluster, "long-fused")
     log = cluster.orchestrator.dead_letters
     chosen = log.query(agent="long-fused")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from orchestrator.core.flow_policy import Flow, Mailbox
+from orchestrator.core.admission.flow_policy import Flow, Mailbox
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.redis import commands
 from tests.support.letters_under_test import QUEUE, LettersInRedis, wire_message

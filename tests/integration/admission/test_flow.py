@@ -249,7 +249,7 @@ def test_a_key_is_forgotten_in_time(cluster: Cluster) -> None:
     )
 
 
-def test_twins_at_the_same_moment_are_one(cluster: Cluster) -> None:
+def test_duplicate_sends_at_the_same_moment_are_one(cluster: Cluster) -> None:
     key = uuid()
     ids: list[str] = []
     begin = threading.Barrier(8)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Agent, CancelResult, Concurrency, Mailbox, MailboxFull, Message, Orchestrator, handles
-from orchestrator.core.concurrency import Concurrency as Policy
+from orchestrator.core.admission.concurrency import Concurrency as Policy
 from orchestrator.registry.mailboxes import read_some
 from orchestrator.transport.redis import commands
 from tests.support.coordination_under_test import close, make
@@ -91,6 +91,21 @@ def test_a_message_in_a_lane_is_found_and_cancelled(mailroom: Mailroom) -> None:
     mailroom.settle(running)
     assert len(mailroom.claim()) == 1
     assert mailroom.state.in_lanes == 0
+
+
+def test_whoever_was_cancelled_in_a_lane_keeps_nobody_from_a_permit(mailroom: Mailroom) -> None:
+    """Regression: after the limit had been raised, the next message waited behind it until a sweep."""
+    deliveries = [mailroom.orchestrator.send("fetch", Get(tenant="a")) for _ in range(2)]
+    assert len(mailroom.claim()) == 1
+    assert deliveries[1].cancel() is CancelResult.CANCELLED
+    call = commands.declare_flow(
+        mailroom.store.keys, "fetch", {}, serves=True, has_bound=False, has_breaker=False, concurrency=(2, "tenant")
+    )
+    mailroom.store.run(*call)
+    mailroom.send("a")
+    assert len(mailroom.claim()) == 1
+    mailroom.send("a")
+    assert mailroom.claim() == []
 
 
 def test_a_purged_lane_holds_nobody_up(mailroom: Mailroom) -> None:
@@ -222,7 +237,9 @@ def test_mailboxes_without_a_limit_pay_for_none_of_it(redis_url: str) -> None:
         stream, ledger = k.stream("plain", level), k.ledger("plain")
         store.run(*commands.publish(stream, ledger, ["{}"]))
         store.client.zadd(k.leases, {WORKER: 1})
-        store.run(*commands.claim(k, ["plain"], store.levels, WORKER, 1))
+        # By then Redis knows all of the scripts.
+        first = store.run(*commands.claim(k, ["plain"], store.levels, WORKER, 1))[2]
+        assert store.run(*commands.settle(stream, ledger, "handled", [first])) == 1
         assert _counts(store, lambda: store.run(*commands.publish(stream, ledger, ["{}"]))) == {
             "exists": 1, "xadd": 1, "pttl": 1, "hincrby": 1,
         }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -12,48 +11,19 @@ import redis
 
 from orchestrator import Cancelled, CancelResult, Handled, Orchestrator
 from orchestrator.embedded import EmbeddedServer
-from tests.apps import lanes_app
 from tests.apps.lanes_app import Get
 from tests.support.eventually import eventually
+from tests.support.notes_in_redis import take_notes
 from tests.support.worker_process import WorkerProcess
 
 APP = "tests.apps.lanes_app"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def sender(server: EmbeddedServer) -> Iterator[Orchestrator]:
-    made = lanes_app.make(server.url)
-    yield made
-    made.app.close()
-
-
-@pytest.fixture(scope="module")
-def workers(server: EmbeddedServer) -> Iterator[list[WorkerProcess]]:
-    environment = {"ORCHESTRATOR_LEASE_S": "2"}
-    about: dict[str, Any] = {"pool": "threads", "concurrency": 6, "environment": environment}
-    with (
-        WorkerProcess(APP, server.url, **about) as first,
-        WorkerProcess(APP, server.url, name="w2", **about) as second,
-    ):
-        yield [first, second]
+WORKER = {"pool": "threads", "concurrency": 6, "environment": {"ORCHESTRATOR_LEASE_S": "2"}}
 
 
 @pytest.fixture
 def client(server: EmbeddedServer) -> Iterator[Any]:
     with redis.Redis.from_url(server.url, socket_timeout=None) as client:
         yield client
-
-
-def begun(client: Any, count: int) -> list[Any]:
-    found = [client.blpop(["test:begun"], timeout=30) for _ in range(count)]
-    assert all(found), found
-    return [json.loads(one[1]) for one in found]
 
 
 def go(client: Any, count: int) -> None:
@@ -74,11 +44,11 @@ def ends(sender: Orchestrator, client: Any) -> None:
 
 
 def test_more_messages_of_a_key_wait_in_order_and_hold_no_slot(
-    sender: Orchestrator, workers: list[WorkerProcess], client: Any
+    server: EmbeddedServer, sender: Orchestrator, workers: list[WorkerProcess], client: Any
 ) -> None:
     deliveries = [sender.send("fetch", Get(tenant="a", number=number)) for number in range(6)]
     deliveries += [sender.send("fetch", Get(tenant=tenant, number=0)) for tenant in ("b", "c")]
-    first = begun(client, 4)
+    first = take_notes(server.url, "test:begun", 4)
     assert Counter(tenant for tenant, *_ in first) == {"a": 2, "b": 1, "c": 1}
     order = [number for tenant, number, _ in first if tenant == "a"]
     seen = eventually(lambda: (now := state(sender)).in_lanes == 4 and now)
@@ -90,7 +60,7 @@ def test_more_messages_of_a_key_wait_in_order_and_hold_no_slot(
         go(client, 1)
     # Of the four that end, each of a's lets one of a's go.
     while len(order) < 6:
-        order += [number for tenant, number, _ in begun(client, 1) if tenant == "a"]
+        order += [number for tenant, number, _ in take_notes(server.url, "test:begun", 1) if tenant == "a"]
         go(client, 1)
     assert sorted(order[:2]) == [0, 1]
     assert sorted(order[2:4]) == [2, 3] or order[2:] == [2, 3, 4, 5]
@@ -101,16 +71,16 @@ def test_more_messages_of_a_key_wait_in_order_and_hold_no_slot(
 
 
 def test_one_that_waits_in_its_lane_is_cancelled_and_one_that_is_retried_gives_way(
-    sender: Orchestrator, workers: list[WorkerProcess], client: Any
+    server: EmbeddedServer, sender: Orchestrator, workers: list[WorkerProcess], client: Any
 ) -> None:
     running = [sender.send("fetch", Get(tenant="a", number=number, fails=True)) for number in range(2)]
-    begun(client, 2)
+    take_notes(server.url, "test:begun", 2)
     third, fourth = (sender.send("fetch", Get(tenant="a", number=number)) for number in (2, 3))
     eventually(lambda: state(sender).in_lanes == 2)
     assert third.cancel() is CancelResult.CANCELLED
     assert isinstance(third.wait(10), Cancelled)
     go(client, 1)
-    assert begun(client, 1)[0][1] == 3, "while the first waits for its next attempt"
+    assert take_notes(server.url, "test:begun", 1)[0][1] == 3, "while the first waits for its next attempt"
     go(client, 6)
     for delivery in (*running, fourth):
         assert isinstance(delivery.wait(30), Handled)
@@ -119,16 +89,16 @@ def test_one_that_waits_in_its_lane_is_cancelled_and_one_that_is_retried_gives_w
 
 
 def test_a_killed_workers_messages_keep_their_permits(
-    sender: Orchestrator, workers: list[WorkerProcess], client: Any
+    server: EmbeddedServer, sender: Orchestrator, workers: list[WorkerProcess], client: Any
 ) -> None:
     deliveries = [sender.send("fetch", Get(tenant="a", number=number)) for number in range(5)]
-    first = begun(client, 2)
+    first = take_notes(server.url, "test:begun", 2)
     eventually(lambda: state(sender).in_lanes == 3)
     running_in = [incarnation for *_, incarnation in first]
     killed = [worker for worker in workers if worker.incarnation in running_in]
     lost = running_in.count(killed[0].incarnation)
     killed[0].kill()
-    again = begun(client, lost)
+    again = take_notes(server.url, "test:begun", lost)
     assert {number for _, number, _ in again} <= {0, 1}, "and no other message of the key has begun"
     assert client.llen("test:begun") == 0
     killed[0].start()

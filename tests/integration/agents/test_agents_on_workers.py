@@ -114,7 +114,7 @@ def test_a_deadline_leaves_the_workers_own_time_limit_in_force() -> None:
         assert (outcome.reason, outcome.error.partition(":")[0]) == ("timeout", "TimeLimitExceeded")
 
 
-def test_what_was_cancelled_too_late_runs_when_its_letter_is_sent_again() -> None:
+def test_what_was_cancelled_too_late_runs_when_its_letter_is_replayed() -> None:
     with hosted("threads") as cluster:
         delivery = cluster.orchestrator.send("worker", app.HoldAndFail(name="c"), retry=Retry(max_retries=0))
         eventually(lambda: delivery.status() is Status.RUNNING, describe=cluster.log)
@@ -134,7 +134,7 @@ def test_the_history_of_what_ended_in_a_worker_has_the_deaths_on_the_way() -> No
         retry = Retry(max_retries=1, backoff=app.SOON)
         handled = cluster.orchestrator.send("worker", app.Deadly(name="h", lives="kfk."), retry=retry)
         assert handled.wait(timeout_s=WAIT_S) == Handled(None, 2)
-        died, failed = "its worker died: killed", "ConnectionError: a life"
+        died, failed = "its pool process died: killed", "ConnectionError: a life"
         expected = [(1, died), (2, failed), (3, died), (4, "handled")]
         assert [(a.number, a.how) for a in handled.history()] == expected
         dead = cluster.orchestrator.send("worker", app.Deadly(name="d", lives="kff"), retry=retry)
@@ -150,7 +150,7 @@ def test_a_handler_that_kills_its_process_is_dead_lettered_with_its_history_and_
         assert isinstance(outcome, Dead)
         assert (outcome.reason, outcome.attempts) == ("poison", 3)
         attempts = deadly.history()
-        assert [(a.number, a.how) for a in attempts] == [(n, "its worker died: killed") for n in (1, 2, 3)]
+        assert [(a.number, a.how) for a in attempts] == [(n, "its pool process died: killed") for n in (1, 2, 3)]
         assert all(a.worker and datetime.fromisoformat(a.ended_at).tzinfo for a in attempts)
         letter = cluster.orchestrator.dead_letters.get(str(outcome.letter_id))
         assert (letter.reason, letter.attempts, dict(letter.metadata)) == ("poison", 3, {"job": 1})
@@ -172,14 +172,18 @@ def test_a_handler_that_kills_its_process_is_dead_lettered_with_its_history_and_
 @pytest.mark.parametrize("pool", ["solo", "threads"])
 def test_a_handler_that_leaves_the_interpreter_does_not_take_its_worker_along(pool: str) -> None:
     with hosted(pool) as cluster:
-        outcome = cluster.orchestrator.send("worker", app.Broken(text="exit")).wait(timeout_s=WAIT_S)
+        delivery = cluster.orchestrator.send("worker", app.Broken(text="exit"))
+        outcome = delivery.wait(timeout_s=WAIT_S)
         assert isinstance(outcome, Dead)
+        # No worker has died, and nothing says so.
+        assert (outcome.reason, outcome.error) == ("poison", "it raised SystemExit (sys.exit) 3 times")
+        assert [attempt.how for attempt in delivery.history()] == ["it raised SystemExit (sys.exit)"] * 3
         assert cluster.orchestrator.send("worker", app.Add(a=1, b=2)).wait(timeout_s=WAIT_S) == Handled(3, 1)
         assert cluster.worker.is_running
         assert all(row.balanced for row in cluster.idle())
 
 
-def test_a_worker_that_is_told_to_stop_finishes_what_it_runs_and_gives_back_the_rest() -> None:
+def test_a_worker_that_is_told_to_stop_finishes_what_it_runs_and_requeues_the_rest() -> None:
     with hosted("threads", concurrency=1, arguments=("--prefetch-multiplier=4",)) as cluster:
         running = cluster.orchestrator.send("worker", app.Hold(name="last"))
         waiting = [cluster.orchestrator.send("worker", app.Add(a=n, b=0)) for n in range(3)]

@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from redis import Redis
 
 from orchestrator import Agent, Breaker, Mailbox, Message, Orchestrator, Retry, handles
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.errors import AgentDown, CircuitOpen, MailboxFull
 from orchestrator.core.keys import Keys
-from orchestrator.core.supervision import Supervision
 from orchestrator.embedded import EmbeddedServer
 from tests.support.agents_cluster import hosted
 from tests.support.cluster import Cluster

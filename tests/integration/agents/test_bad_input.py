@@ -12,8 +12,8 @@ import pytest
 from kombu import Connection
 
 from orchestrator import Handled
-from orchestrator.core.outcome import Reason
-from orchestrator.core.supervision import Supervision
+from orchestrator.core.deliveries.outcome import Reason
+from orchestrator.core.deliveries.supervision import Supervision
 from tests.apps import agents_app
 from tests.support.agents_cluster import hosted
 from tests.support.cluster import Cluster

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from orchestrator import Orchestrator
-from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.dead_letters.group import dead_letters
 from orchestrator.cli.policies import policies
 from tests.apps.shop import make
 from tests.support.command_line import invoke

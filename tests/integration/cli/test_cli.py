@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from orchestrator.cli.agents import agents
-from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.agents.command import agents
+from orchestrator.cli.dead_letters.group import dead_letters
 from orchestrator.cli.ledger import ledger
 from orchestrator.cli.policies import policies
 from orchestrator.embedded import EmbeddedServer

@@ -3,7 +3,7 @@
 import json
 from importlib.metadata import version
 
-from orchestrator.cli.agents import agents
+from orchestrator.cli.agents.command import agents
 from orchestrator.cli.ledger import ledger
 from orchestrator.cli.send import send
 from tests.apps.shop import make
@@ -48,7 +48,7 @@ def test_an_agent_is_up_while_its_worker_lives_and_its_death_has_a_reason(redis_
         assert unknown.stderr.startswith("Error: agent 'billing' does not handle 'Charje'; it handles: Charge, ")
         worker.kill()
 
-        eventually(lambda: shop.runtime.sweep().dead or shop.registry.deaths())
+        eventually(lambda: shop.runtime.redis.sweep().dead or shop.registry.deaths())
         after = json.loads(invoke(shop.app, agents, "--json").stdout)
         assert after["incarnations"] == []
         assert [(a["name"], a["state"]) for a in after["agents"]] == [("billing", "down")]

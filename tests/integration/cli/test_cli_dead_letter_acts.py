@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator import Orchestrator
-from orchestrator.cli import tables
-from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.dead_letters.group import dead_letters
+from orchestrator.cli.output import tables
 from tests.support.command_line import dead_letters_json, invoke
 from tests.support.letters_under_test import LettersInRedis
 
 
-def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, letter_log: LettersInRedis) -> None:
+def test_filters_choose_what_is_listed_and_replayed(shop: Orchestrator, letter_log: LettersInRedis) -> None:
     letter_log.add_letter(error="KeyError", metadata={"job": 1})
     other = letter_log.add_letter(error="ValueError")
     assert dead_letters_json(shop, "list", "--error", "KeyError", "--metadata", "job=1")["count"] == 1
@@ -173,7 +173,7 @@ def test_what_comes_while_somebody_is_asked_is_not_purged(
         came.append(letter_log.add_letter())
         return True
 
-    monkeypatch.setattr("orchestrator.cli.dead_letter_options.can_ask", can_ask)
+    monkeypatch.setattr("orchestrator.cli.dead_letters.options.can_ask", can_ask)
     for options, removed in ((("--agent", "shipping"), "1 dead letter"), (("--all",), "2 dead letters")):
         result = invoke(shop.app, dead_letters, "purge", *options, stdin="y\n")
         assert f"Remove {removed}?" in result.stderr

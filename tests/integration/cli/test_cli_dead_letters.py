@@ -5,7 +5,7 @@ import json
 import pytest
 
 from orchestrator import Orchestrator
-from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.dead_letters.group import dead_letters
 from orchestrator.cli.send import send
 from tests.support.command_line import invoke
 from tests.support.worker_process import WorkerProcess
@@ -121,7 +121,7 @@ def test_purging_asks_first(shop: Orchestrator, monkeypatch: pytest.MonkeyPatch)
         == "Error: 2 dead letters would be removed; confirm with --yes, because stdin is not a terminal\n"
     )
 
-    monkeypatch.setattr("orchestrator.cli.dead_letter_options.can_ask", lambda: True)
+    monkeypatch.setattr("orchestrator.cli.dead_letters.options.can_ask", lambda: True)
     declined = invoke(shop.app, dead_letters, "purge", "--all", stdin="n\n")
     assert declined.exit_code == 1
     assert "Remove 2 dead letters? [y/N]" in declined.stderr

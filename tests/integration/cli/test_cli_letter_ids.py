@@ -7,7 +7,7 @@ import json
 import pytest
 
 from orchestrator import Orchestrator
-from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.dead_letters.group import dead_letters
 from orchestrator.cli.delivery import delivery as delivery_command
 from tests.apps.shop import Refund
 from tests.support.command_line import dead_letters_json, invoke
@@ -17,7 +17,7 @@ from tests.support.worker_process import WorkerProcess
 
 
 @pytest.mark.timeout(150)
-def test_what_is_sent_again_can_be_followed(redis_url: str, shop: Orchestrator) -> None:
+def test_what_is_replayed_can_be_followed(redis_url: str, shop: Orchestrator) -> None:
     with WorkerProcess("tests.apps.shop", redis_url) as worker:
         sent = {shop.send("billing", Refund(order_id=f"o{n}"), track=n < 3).id for n in range(4)}
         eventually(lambda: shop.dead_letters.count() == 4, 30, worker.log)
@@ -59,7 +59,7 @@ def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, letter_
     assert [a.done for a in shop.dead_letters.audit()] == [3, 1]
 
 
-def test_what_is_no_longer_known_of_an_act_is_not_said_to_be_none(
+def test_what_is_no_longer_known_of_an_audit_entry_is_not_shown_as_none(
     shop: Orchestrator, letter_log: LettersInRedis
 ) -> None:
     letter_log.add_letter()

@@ -35,7 +35,7 @@ def test_listing_and_counting(ground: RedisUnderTest) -> None:
     assert "created" in invoke(app, monitors, "stats").stdout
 
 
-def test_leaks_are_shown_then_tried_then_mended(ground: RedisUnderTest) -> None:
+def test_leaks_are_shown_then_tried_then_repaired(ground: RedisUnderTest) -> None:
     app = ground.orchestrator.app
     clean = invoke(app, monitors, "leaks")
     assert (clean.exit_code, "none" in clean.stdout) == (0, True)

@@ -12,9 +12,9 @@ from orchestrator.agents.singleton import singleton_election
 from orchestrator.coordination.candidates import Candidates
 from orchestrator.coordination.named_leases import Wanted
 from orchestrator.coordination.redis_named_leases import RedisNamedLeases
-from orchestrator.core.lease import Kind
-from orchestrator.core.term import Term
-from orchestrator.worker.owner import Owner
+from orchestrator.core.coordination.lease import Kind
+from orchestrator.core.coordination.term import Term
+from orchestrator.worker.execution.owner import Owner
 from tests.support.coordination_under_test import close, make
 from tests.support.eventually import eventually
 
@@ -31,13 +31,13 @@ class Cluster:
         #: What the agent was called with: the kind of call, the number of the term, and why it ended.
         self.told: list[tuple[str, int, str]] = []
 
-    def announce(self, agent: str, name: str, term: Term, key: str) -> None:
+    def write(self, agent: str, name: str, term: Term) -> None:
         self.told.append((name, term.number, term.reason))
 
     @contextmanager
     def campaigning(self, incarnation: str) -> Iterator[Candidates]:
         """A worker's candidates."""
-        made = Candidates(["cron"], lambda: self.leases, self.announce, lambda: incarnation)
+        made = Candidates(["cron"], lambda: self.leases, self.write, lambda: incarnation, lambda _: ())
         made.start()
         try:
             yield made

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,40 +10,18 @@ import redis
 
 from orchestrator import BarrierBroken, Dead, Handled, Orchestrator
 from orchestrator.embedded import EmbeddedServer
-from tests.apps import barriers_app
 from tests.apps.barriers_app import Leave, Meet, MeetForEver
 from tests.support.coordination_under_test import in_session
 from tests.support.eventually import eventually
+from tests.support.notes_in_redis import take_notes
 from tests.support.worker_process import WorkerProcess
 
 APP = "tests.apps.barriers_app"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def sender(server: EmbeddedServer) -> Iterator[Orchestrator]:
-    made = barriers_app.make(server.url)
-    yield made
-    made.app.close()
-
-
-@pytest.fixture(scope="module")
-def worker(server: EmbeddedServer) -> Iterator[WorkerProcess]:
-    environment = {"ORCHESTRATOR_LEASE_S": "2", "ORCHESTRATOR_KILL_AFTER_S": "0.5"}
-    with WorkerProcess(APP, server.url, pool="prefork", concurrency=1, environment=environment) as worker:
-        yield worker
-
-
-def popped(server: EmbeddedServer, key: str, count: int = 1) -> list[dict[str, Any]]:
-    with redis.Redis.from_url(server.url, socket_timeout=None) as client:
-        found: list[Any] = [client.blpop([key], timeout=30) for _ in range(count)]
-    assert all(found)
-    return [json.loads(one[1]) for one in found]
+WORKER = {
+    "pool": "prefork",
+    "concurrency": 1,
+    "environment": {"ORCHESTRATOR_LEASE_S": "2", "ORCHESTRATOR_KILL_AFTER_S": "0.5"},
+}
 
 
 def met(sender: Orchestrator, name: str, parties: int, on_death: Any = "break") -> Future[Any]:
@@ -67,18 +43,18 @@ def test_parties_that_leave_a_message_hold_no_slot(
     deliveries = [sender.send("party", Leave(barrier="left", parties=3)) for _ in range(3)]
     outcomes: list[Any] = [delivery.wait(30) for delivery in deliveries]
     assert [outcome.result for outcome in outcomes] == [False, False, True], "one slot is enough for three"
-    assert {one["of"] for one in popped(server, "test:phase2", 3)} == {delivery.id for delivery in deliveries}
-    popped(server, "test:met", 3)
+    assert {one["of"] for one in take_notes(server.url, "test:phase2", 3)} == {delivery.id for delivery in deliveries}
+    take_notes(server.url, "test:met", 3)
 
 
 def test_a_party_that_leaves_a_message_and_is_killed_counts_once(
     server: EmbeddedServer, sender: Orchestrator, worker: WorkerProcess
 ) -> None:
     delivery = sender.send("party", Leave(barrier="twice", parties=2, waits=True))
-    assert popped(server, "test:met") == [{"party": delivery.id, "redelivered": False}]
+    assert take_notes(server.url, "test:met") == [{"party": delivery.id, "redelivered": False}]
     worker.kill()
     worker.start()
-    assert popped(server, "test:met") == [{"party": delivery.id, "redelivered": True}]
+    assert take_notes(server.url, "test:met") == [{"party": delivery.id, "redelivered": True}]
     state = sender.barrier("twice", 2).state()
     assert state is not None
     assert (state.arrived, state.missing) == (1, 1)
@@ -86,7 +62,7 @@ def test_a_party_that_leaves_a_message_and_is_killed_counts_once(
     assert generation == state.generation
     with redis.Redis.from_url(server.url) as client:
         client.rpush("test:go", "1")
-    assert popped(server, "test:phase2") == [{"of": delivery.id}]
+    assert take_notes(server.url, "test:phase2") == [{"of": delivery.id}]
     outcome = delivery.wait(20)
     assert isinstance(outcome, Handled)
     eventually(lambda: all(row.pending == 0 for row in sender.ledger()))
@@ -98,7 +74,7 @@ def test_a_party_that_is_killed_while_it_waits_breaks_it_with_the_reason(
     server: EmbeddedServer, sender: Orchestrator, worker: WorkerProcess
 ) -> None:
     delivery = sender.send("party", Meet(barrier="killed", parties=3))
-    popped(server, "test:met")
+    take_notes(server.url, "test:met")
     mine = met(sender, "killed", 3)
     waits(sender, "killed", 2)
     eventually(lambda: "barrier killed has 3 parties" in worker.log())
@@ -119,7 +95,7 @@ def test_a_generation_that_shrinks_does_without_a_killed_party_and_lets_it_pass_
 ) -> None:
     delivery = sender.send("party", Meet(barrier="shrunk", parties=2, on_death="shrink"))
     first = {"party": delivery.id, "redelivered": False}
-    eventually(lambda: first in popped(server, "test:met"))
+    eventually(lambda: first in take_notes(server.url, "test:met"))
 
     def is_waiting() -> bool:
         state = sender.barrier("shrunk", 2).state()
@@ -130,14 +106,14 @@ def test_a_generation_that_shrinks_does_without_a_killed_party_and_lets_it_pass_
     with sender.monitors.session():
 
         def is_shrunk() -> bool:
-            sender.runtime.sweep()
+            sender.runtime.redis.sweep()
             state = sender.barrier("shrunk", 2).state()
             return state is not None and [party for party, _ in state.gone] == [delivery.id]
 
         eventually(is_shrunk, timeout_s=20)
     generation = met(sender, "shrunk", 2, "shrink").result(20)
     worker.start()
-    popped(server, "test:met")
+    take_notes(server.url, "test:met")
     outcome = delivery.wait(30)
     assert isinstance(outcome, Handled), "it had passed: it does not wait for the next generation"
     assert outcome.result == generation

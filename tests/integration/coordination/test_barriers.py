@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
 from typing import Any
@@ -45,21 +46,12 @@ class Sink(Agent):
     def undo(self, message: Undo) -> None: ...
 
 
-@pytest.fixture(params=["eager", "redis"])
-def orchestrator(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
-    eager = request.param == "eager"
-    made = make("redis://127.0.0.1:1/0" if eager else request.getfixturevalue("redis_url"), eager=eager)
-    made.host(Sink)
-    # Before threads do so at once, each with a memory of its own.
-    assert made.coordination.barriers() == []
-    yield made
-    close(made)
-
-
 @pytest.fixture
-def session(orchestrator: Orchestrator) -> Iterator[Any]:
-    with orchestrator.monitors.session() as session:
-        yield session
+def orchestrator(orchestrator: Orchestrator) -> Orchestrator:
+    orchestrator.host(Sink)
+    # Before threads do so at once, each with a memory of its own.
+    assert orchestrator.coordination.barriers() == []
+    return orchestrator
 
 
 def waiting(orchestrator: Orchestrator, party: str, parties: Any, times: int = 1, **options: Any) -> Future[Any]:
@@ -91,6 +83,14 @@ def test_nobody_goes_on_before_all_have_arrived_and_the_next_generation_begins(o
         seen.append(generations := one.result(30))
         assert generations == sorted(set(generations))
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_as_many_as_are_needed_pass_whoever_they_are(orchestrator: Orchestrator, session: Any) -> None:
+    assert orchestrator.barrier("alone", 1).arrive("a").tripped
+    barrier = orchestrator.barrier("b", parties=2)
+    first, second, third = (barrier.arrive(agent) for agent in ("a", "b", "c"))
+    assert first.wait(10) == second.wait(10) == first.generation
+    assert (third.tripped, third.generation > first.generation) == (False, True)
 
 
 def test_a_party_counts_once_in_a_generation(orchestrator: Orchestrator, session: Any) -> None:
@@ -154,7 +154,29 @@ def test_others_have_to_name_the_same_parties(orchestrator: Orchestrator, sessio
         with pytest.raises(InvalidPolicy, match="allowed: 2, on_death='break', with which barrier 'b' is in use"):
             orchestrator.barrier("b", parties, on_death=on_death).arrive("b")
     assert orchestrator.barrier("b", 2).arrive("b").tripped
-    assert not orchestrator.barrier("b", 3).arrive("b").tripped, "nobody has arrived, so the number may change"
+
+
+def test_the_parties_of_a_name_are_those_of_its_first_use_until_a_reset(
+    orchestrator: Orchestrator, session: Any
+) -> None:
+    """Regression: an arrival while nobody was there changed the parties, and then the others got the error."""
+    barrier, other = orchestrator.barrier("b", ["a", "b"], timeout_s=0.4), orchestrator.barrier("b", parties=3)
+    barrier.arrive("a")
+    assert barrier.arrive("b").tripped
+    with pytest.raises(
+        InvalidPolicy, match=r"allowed: \['a', 'b'\], on_death='break', with which barrier 'b' is in use; reset"
+    ):
+        other.arrive("x")
+    with pytest.raises(BarrierBroken) as broken:
+        barrier.arrive("a").wait(20)
+    assert barrier.reset(broken.value.generation)
+    with pytest.raises(InvalidPolicy, match="is in use"):
+        other.arrive("x")
+    assert other.reset()
+    assert not other.reset()
+    other.arrive("x")
+    with pytest.raises(InvalidPolicy, match="allowed: 3, on_death='break'"):
+        barrier.arrive("a")
 
 
 @pytest.mark.parametrize(
@@ -163,9 +185,9 @@ def test_others_have_to_name_the_same_parties(orchestrator: Orchestrator, sessio
         (lambda o: o.barrier("", 2), "name='' is not allowed; allowed: a text of 1 to 200 characters"),
         (lambda o: o.barrier("a\nb", 2), "that can be printed"),
         (lambda o: o.barrier("x" * 201, 2), "a text of 1 to 200 characters"),
-        (lambda o: o.barrier("b", 0), "parties=0 is not allowed; allowed: a whole number from 1 to 1000"),
+        (lambda o: o.barrier("b", 0), "parties=0 is not allowed; allowed: a whole number from 1 to 1000, or a list of"),
         (lambda o: o.barrier("b", 1001), "parties=1001 is not allowed"),
-        (lambda o: o.barrier("b", "abc"), "parties='abc' is not allowed"),
+        (lambda o: o.barrier("b", "abc"), "parties='abc' is not allowed; allowed: .* or a list of their names"),
         (lambda o: o.barrier("b", []), r"parties=\[\] is not allowed; allowed: 1 to 1000 different names"),
         (lambda o: o.barrier("b", ["a", "a"]), r"parties=\['a', 'a'\] is not allowed"),
         (lambda o: o.barrier("b", ["a", 3]), "party=3 is not allowed"),
@@ -175,9 +197,14 @@ def test_others_have_to_name_the_same_parties(orchestrator: Orchestrator, sessio
         (lambda o: o.barrier("b", 2).reset(0), "generation=0 is not allowed"),
         (lambda o: o.barrier("b", 2).arrive(""), "party='' is not allowed"),
         (lambda o: o.barrier("b", ["a", "b"]).arrive("c"), "party='c' is not allowed; allowed: one of a, b"),
-        (lambda o: o.barrier("b", 2).arrive("a", then=Phase2()), "to=None is not allowed; allowed: the agent"),
+        (
+            lambda o: o.barrier("b", 2).arrive("a", then=Phase2()),
+            "to=None is not allowed; allowed: the agent that then",
+        ),
         (lambda o: o.barrier("b", 2).arrive("a", to="sink"), "to='sink' is not allowed; allowed: together with then"),
-        (lambda o: o.barrier("b", 2).arrive("a", then=7, to="sink"), "message=7 is not allowed"),
+        (lambda o: o.barrier("b", 2).arrive("a", then=7, to="sink"), "then=7 is not allowed; allowed: an instance of"),
+        (lambda o: o.barrier("b", 2).arrive("a", then=7), "then=7 is not allowed; allowed: an instance of"),
+        (lambda o: o.barrier("b", 2).arrive("a", then=Phase2(), if_broken="x", to="sink"), "if_broken='x' is not"),
         (lambda o: o.coordination.barriers(0), "limit=0 is not allowed"),
     ],
 )
@@ -265,10 +292,15 @@ def test_a_wait_that_is_interrupted_breaks_it(orchestrator: Orchestrator, sessio
     arrival = orchestrator.barrier("b", 3).arrive("b")
     barriers: Any = orchestrator.runtime.mode.barriers
 
-    def interrupt(*_: Any) -> None:
-        raise Interrupted
+    sleep, mine = barriers.sleep, threading.current_thread()
 
-    barriers.sleep, sleep = interrupt, barriers.sleep
+    def interrupt(*arguments: Any) -> None:
+        # The other party may not sleep yet.
+        if threading.current_thread() is mine:
+            raise Interrupted
+        sleep(*arguments)
+
+    barriers.sleep = interrupt
     with pytest.raises(Interrupted):
         arrival.wait(20)
     barriers.sleep = sleep

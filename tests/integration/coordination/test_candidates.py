@@ -11,16 +11,8 @@ import pytest
 
 from orchestrator import InvalidPolicy, NoCandidate, Orchestrator
 from orchestrator.coordination.election import Election
-from tests.support.coordination_under_test import close, in_session, make
+from tests.support.coordination_under_test import in_session
 from tests.support.eventually import eventually
-
-
-@pytest.fixture(params=["eager", "redis"])
-def orchestrator(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
-    eager = request.param == "eager"
-    made = make("redis://127.0.0.1:1/0" if eager else request.getfixturevalue("redis_url"), eager=eager)
-    yield made
-    close(made)
 
 
 class Line:

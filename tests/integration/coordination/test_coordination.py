@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -15,27 +15,27 @@ from orchestrator import (
     LeaseHeld,
     LeaseLost,
     LeaseTaken,
+    Majority,
     NoOwner,
     Orchestrator,
     PoolEmpty,
+    Vote,
+    votes,
 )
 from orchestrator.telemetry import attach, detach
 from tests.support.coordination_under_test import close, held_elsewhere, in_session, make
 from tests.support.eventually import eventually
+from tests.support.living_agents import Page, Reader
 
 
-@pytest.fixture(params=["eager", "redis"])
-def orchestrator(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
-    eager = request.param == "eager"
-    made = make("redis://127.0.0.1:1/0" if eager else request.getfixturevalue("redis_url"), eager=eager)
-    yield made
-    close(made)
+class Votes(Reader):
+    """An agent that all of it can be asked about."""
 
+    name = "a"
 
-@pytest.fixture
-def session(orchestrator: Orchestrator) -> Iterator[Any]:
-    with orchestrator.monitors.session() as session:
-        yield session
+    @votes(Page)
+    def vote(self, proposal: Page) -> Vote:
+        return Vote.approve()
 
 
 # -- leases
@@ -114,6 +114,14 @@ def _is_taken(orchestrator: Orchestrator, name: str) -> bool:
         return True
 
 
+def test_names_and_kinds_are_independent(orchestrator: Orchestrator, session: Any) -> None:
+    with orchestrator.election("a").campaign() as led, orchestrator.lease("a") as one, orchestrator.lease("b") as two:
+        assert one.release()
+        for held in (led, two):
+            held.check()
+        assert [state.name for state in orchestrator.coordination.leases() if state.holders] == ["b"]
+
+
 def test_a_limit_ends_it_for_the_next(orchestrator: Orchestrator, session: Any) -> None:
     with orchestrator.lease("a", limit_s=0.2) as lease:
         second = in_session(orchestrator, lambda: orchestrator.lease("a", wait_s=10).acquire().fence)
@@ -175,7 +183,7 @@ def test_bad_input_is_named_before_anything_is_written(
 
 def test_a_lease_is_used_once(orchestrator: Orchestrator, session: Any) -> None:
     lease = orchestrator.lease("a")
-    with pytest.raises(InvalidPolicy, match="not acquired"):
+    with pytest.raises(InvalidPolicy, match=r"lease='not acquired' is not allowed; allowed: .*`with … as lease:`"):
         _ = lease.fence
     with lease:
         pass
@@ -242,12 +250,12 @@ def test_a_semaphore_has_as_many_holders_as_permits(orchestrator: Orchestrator, 
     with semaphore.acquire() as one, semaphore.acquire() as two:
         assert one.fence < two.fence
         with pytest.raises(LeaseTaken, match="semaphore 'api' is taken"):
-            semaphore.acquire().acquire()
+            semaphore.acquire()
         state = semaphore.state()
         assert state is not None
         assert (state.permits, len(state.holders)) == (2, 2)
         with pytest.raises(InvalidPolicy, match="permits=3 is not allowed; allowed: 2, with which semaphore 'api'"):
-            orchestrator.semaphore("api", 3).acquire().acquire()
+            orchestrator.semaphore("api", 3).acquire()
     with orchestrator.semaphore("api", 3).acquire():
         assert orchestrator.coordination.semaphores()[0].permits == 3, "nobody used it with another number"
 
@@ -261,7 +269,7 @@ def test_a_pool_hands_out_each_resource_once(orchestrator: Orchestrator, session
             assert {one.resource, two.resource} == {"gpu0", "gpu1"}
             assert one.fence < two.fence
             with pytest.raises(PoolEmpty, match="pool 'gpu' has no free resource; waited 0 s"):
-                pool.checkout(wait_s=0).acquire()
+                pool.checkout(wait_s=0)
             assert not in_session(orchestrator, lambda: pool.check_in("gpu0")).result(10)
             assert [event.metadata["resource"] for event in refused] == ["gpu0"]
             assert pool.check_in("gpu0")
@@ -269,7 +277,7 @@ def test_a_pool_hands_out_each_resource_once(orchestrator: Orchestrator, session
             with pool.checkout(wait_s=1) as again:
                 assert again.resource == "gpu0"
             with pytest.raises(InvalidPolicy, match="with which pool 'gpu' is in use"):
-                orchestrator.pool("gpu", ["gpu0"]).checkout().acquire()
+                orchestrator.pool("gpu", ["gpu0"]).checkout()
             (state,) = orchestrator.coordination.pools()
             assert state.resources == ("gpu0", "gpu1")
     finally:
@@ -290,8 +298,42 @@ def test_what_the_contract_promises_is_emitted(orchestrator: Orchestrator, sessi
     ]  # fmt: skip
 
 
-def test_without_redis_it_is_named() -> None:
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda o: o.coordination.leases(),
+        lambda o: o.election("a").leader(),
+        lambda o: o.discover("ocr"),
+        lambda o: o.propose(Page(number=1), ["a"], Majority()),
+        lambda o: o.barrier("b", 2).state(),
+        lambda o: o.distribute([Page(number=1)], to=["a"]),
+        lambda o: o.hierarchy("ops", {"a": []}),
+    ],
+)
+def test_without_redis_it_is_named(ask: Callable[[Orchestrator], Any]) -> None:
     made = make("redis://127.0.0.1:1/0")
+    made.host(Votes)
     with pytest.raises(BrokerUnavailable):
-        made.coordination.leases()
+        ask(made)
     made.app.close()
+
+
+def test_a_wait_that_is_interrupted_leaves_the_line(redis_url: str) -> None:
+    class Interrupted(BaseException): ...
+
+    made = make(redis_url)
+    leases: Any = made.coordination._leases()
+
+    def interrupt(*_: Any) -> None:
+        assert made.coordination.leases()[0].waiting == 1
+        raise Interrupted
+
+    with made.monitors.session(), held_elsewhere(made, "a") as stop:
+        leases._sleep, sleep = interrupt, leases._sleep
+        with pytest.raises(Interrupted):
+            made.lease("a", wait_s=20).acquire()
+        leases._sleep = sleep
+        assert made.coordination.leases()[0].waiting == 0
+        stop.set()
+        made.lease("a", wait_s=20).acquire()
+    close(made)

@@ -64,7 +64,7 @@ def test_of_a_sender_killed_after_all_is_accepted_a_sweep_sends_everything(
     store: Any = orchestrator.runtime.store
     (key,) = staged_keys(orchestrator)
     assert store.client.pttl(key) == -1, "it does not expire any more"
-    orchestrator.runtime.sweep()
+    orchestrator.runtime.redis.sweep()
     assert numbers(orchestrator) == list(range(ITEMS))
     assert {row.queue: row.accepted for row in orchestrator.ledger()} == {"a": ITEMS // 2, "b": ITEMS // 2}
     assert staged_keys(orchestrator) == []

@@ -96,3 +96,25 @@ def test_nobody_is_deposed_for_the_time_in_which_redis_was_away() -> None:
             assert ended is not None
             # By whoever finds it first: the sweep that sees its heartbeat late, or one that sees how its process ended.
             assert ended.reason in ("lost", "killed")
+
+
+def test_candidates_without_a_worker_sweep_for_one_of_them_that_is_missed() -> None:
+    """Regression: they waited until nobody had swept for as long as a monitor manager may take."""
+    never = {"lease_s": 60, "sweep_stale_s": 600}
+    with (
+        EmbeddedServer() as server,
+        Redis.from_url(server.url) as client,
+        CandidateProcess(server.url, ELECTION, **never) as first,
+    ):
+        number = first.term()
+        # Somebody has swept before, and the graces of a first sweep are over.
+        now_s: Any = client.time()
+        client.hset(Keys().sweep, mapping={"at_ms": now_s[0] * 1000, "closed_counts_ms": 0})
+        with CandidateProcess(server.url, ELECTION, **never) as second, observer(server) as election:
+            eventually(lambda: len(election.candidates()) == 1)
+            leader = election.leader()
+            first.kill()
+            assert second.term() > number
+            ended = election.observe(after=leader, timeout_s=10)
+            assert ended is not None
+            assert ended.reason == "killed"

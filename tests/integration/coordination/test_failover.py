@@ -45,9 +45,9 @@ def acquire(orchestrator: Orchestrator, kind: str, wait_s: float = 0) -> Any:
     """A permit of that kind, under one name for each."""
     if kind == "election":
         return orchestrator.election("leader").campaign(wait_s=wait_s)
-    of: Any = orchestrator
-    held = of.lease("month", wait_s=wait_s) if kind == "lease" else of.semaphore("api", 2).acquire(wait_s=wait_s)
-    return held.acquire()
+    if kind == "lease":
+        return orchestrator.lease("month", wait_s=wait_s).acquire()
+    return orchestrator.semaphore("api", 2).acquire(wait_s=wait_s)
 
 
 def acquire_all(orchestrator: Orchestrator, wait_s: float = 0) -> dict[str, Held]:
@@ -185,3 +185,26 @@ def test_who_enters_again_what_it_has_released_does_not_get_its_old_token(
         assert again.fence > late.fence
         # What is entered and not released keeps its token.
         assert enter().fence == again.fence
+
+
+@pytest.mark.parametrize("wait_s", [0, 20])
+def test_a_permit_whose_release_is_forgotten_keeps_its_own_process_from_none(
+    servers: TwoServers, holder: Orchestrator, wait_s: float
+) -> None:
+    """There is one permit of each kind, and another session of the process asks for it."""
+
+    def take(wait_s: float) -> list[Held]:
+        one = holder.semaphore("one", 1).acquire(wait_s=wait_s)
+        gpu = holder.pool("gpu", ["gpu0"]).checkout(wait_s=wait_s)
+        return [one, gpu, holder.lease("month", wait_s=wait_s).acquire()]
+
+    with holder.monitors.session():
+        held = take(0)
+        servers.settled()
+        servers.promote_the_second()
+        for one in held:
+            assert one.release()
+        servers.first.kill()
+        answers(holder)
+        again = in_session(holder, lambda: [one.fence for one in take(wait_s)]).result(60)
+        assert all(now > before.fence for now, before in zip(again, held, strict=True))

@@ -70,7 +70,7 @@ def test_it_is_found_by_its_name_listed_declared_anew_and_deleted(orchestrator: 
 
 def test_an_agent_that_is_down_or_no_longer_known_is_not_reached(orchestrator: Orchestrator) -> None:
     if orchestrator.eager:
-        pytest.skip("no agent is down in eager mode")
+        pytest.skip("of two apps; one agent of an eager app is down in tests/unit/eager/test_dead_agents.py")
     team = orchestrator.hierarchy("ops", {"chief": ["w1", "w2"]})
     end(orchestrator)
     live(orchestrator, "w2", number=2)
@@ -103,6 +103,10 @@ def cycle() -> dict[str, Any]:
         (
             {"chief": {"lead-1": ["w1", "chief"]}, "lead-2": ["w1"]},
             "allowed: an agent stands in it once; agent 'w1' is in it twice",
+        ),
+        (
+            {"chief": {"lead-1": ["lead-1", "nobody"]}, "lead-2": ["no one"]},
+            "allowed: an agent stands in it once; agent 'nobody' is not known; agent 'no one' is not known",
         ),
         ({"chief": "w1"}, "'w1' below 'chief'; allowed: a mapping of agents, or a list of them"),
         ({"chief": 7, "lead-1": None}, "7 below 'chief'; allowed: a mapping of agents, or a list of them; None below"),

@@ -9,6 +9,8 @@ import pytest
 import redis
 
 from orchestrator import Orchestrator
+from orchestrator.coordination import commands
+from orchestrator.core.coordination.lease import Kind, Request
 from tests.support.coordination_under_test import close, in_session, make
 from tests.support.eventually import eventually
 
@@ -18,6 +20,20 @@ def orchestrator(redis_url: str) -> Iterator[Orchestrator]:
     made = make(redis_url)
     yield made
     close(made)
+
+
+#: Commands that a script may take: 3 ms on a slow machine.
+MOST_COMMANDS = 1000
+
+
+def all_commands(client: Any, script_calls: Any) -> tuple[int, int]:
+    """The scripts that ran meanwhile, and all commands within them."""
+    client.config_resetstat()
+    script_calls()
+    stats = client.info("commandstats")
+    calls = {name.removeprefix("cmdstat_"): int(stat["calls"]) for name, stat in stats.items()}
+    scripts = calls.pop("evalsha")
+    return scripts, sum(calls.values())
 
 
 def scripts_and_commands(client: Any, script_calls: Any) -> tuple[int, int]:
@@ -67,3 +83,69 @@ def test_who_was_woken_has_what_it_waited_for_and_does_not_ask_again(
         # It may have looked once more while it waited.
         assert before <= len(asked) <= before + 1
         assert client.keys("orc:wake:*") == []
+
+
+def acquired(orchestrator: Orchestrator, kind: Kind, name: str, request: Request) -> None:
+    leases: Any = orchestrator.runtime.redis.named_leases
+    leases._run(commands.acquire(orchestrator.runtime.store.keys, kind, name, request))
+
+
+def test_a_death_of_one_that_held_much_is_many_small_scripts(orchestrator: Orchestrator, redis_url: str) -> None:
+    keys, leases = orchestrator.runtime.store.keys, orchestrator.runtime.redis.named_leases
+    with redis.Redis.from_url(redis_url) as client:
+        client.zadd(keys.leases, {"dead#1": 1, "alive#2": 1})
+        for at in range(200):
+            acquired(orchestrator, Kind.LEASE, f"n{at}", Request(f"h{at}", "dead#1"))
+            for place in range(3):
+                acquired(orchestrator, Kind.LEASE, f"n{at}", Request(f"w{at}-{place}", "alive#2", wait_ms=60_000))
+        client.zrem(keys.leases, "dead#1")
+
+        def die() -> None:
+            eventually(lambda: leases.on_death("dead#1", "killed"))
+
+        scripts, done = all_commands(client, die)
+        assert done / scripts < MOST_COMMANDS
+        assert scripts >= 10
+    assert {state.holders[0].owner for state in leases.list(Kind.LEASE, 1000)} == {"alive#2"}
+
+
+def test_leases_that_were_entered_often_end_in_small_scripts(orchestrator: Orchestrator, redis_url: str) -> None:
+    keys, leases = orchestrator.runtime.store.keys, orchestrator.runtime.redis.named_leases
+    with redis.Redis.from_url(redis_url) as client:
+        client.zadd(keys.leases, {"dead#1": 1})
+        for at in range(1500):
+            acquired(orchestrator, Kind.LEASE, f"n{at % 5}", Request(f"h{at}", "dead#1", reentrant=True))
+        client.zrem(keys.leases, "dead#1")
+        scripts, done = all_commands(client, lambda: eventually(lambda: leases.on_death("dead#1", "killed")))
+        assert done / scripts < 100
+        assert not client.exists(keys.named_of("dead#1"))
+    assert not any(state.holders for state in leases.list(Kind.LEASE, 10))
+
+
+def test_names_with_many_holders_are_read_in_small_scripts(orchestrator: Orchestrator, redis_url: str) -> None:
+    keys, leases = orchestrator.runtime.store.keys, orchestrator.runtime.redis.named_leases
+    with redis.Redis.from_url(redis_url) as client:
+        client.zadd(keys.leases, {"alive#2": 1})
+        for at in range(30):
+            for place in range(60):
+                acquired(orchestrator, Kind.SEMAPHORE, f"n{at}", Request(f"h{at}-{place}", "alive#2", permits=60))
+        found: list[Any] = []
+        scripts, done = all_commands(client, lambda: found.extend(leases.list(Kind.SEMAPHORE, 1000)))
+        assert done / scripts < MOST_COMMANDS
+        assert scripts >= 4
+    assert sorted(state.name for state in found) == sorted(f"n{at}" for at in range(30))
+    assert {len(state.holders) for state in found} == {60}
+
+
+def test_names_that_have_expired_hide_no_others(orchestrator: Orchestrator, redis_url: str) -> None:
+    """Regression: as many names were left out of the list as were forgotten on the page before."""
+    keys, leases = orchestrator.runtime.store.keys, orchestrator.runtime.redis.named_leases
+    with redis.Redis.from_url(redis_url) as client:
+        client.zadd(keys.leases, {"alive#2": 1})
+        for at in range(60):
+            acquired(orchestrator, Kind.LEASE, f"n{at:02}", Request(f"h{at}", "alive#2"))
+            # Last used in this order, the first one last.
+            client.zadd(keys.named, {f"lease:n{at:02}": 1000 - at})
+        for at in range(40):
+            client.delete(f"orc:named:lease:n{at:02}")
+    assert [state.name for state in leases.list(Kind.LEASE, 1000)] == [f"n{at:02}" for at in range(40, 60)]

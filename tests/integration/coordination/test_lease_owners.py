@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
@@ -15,42 +13,25 @@ import redis
 from orchestrator import BrokerUnavailable, Handled, LeaseLost, Orchestrator, OwnerGone
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.redis import commands
-from tests.apps import leases_app
 from tests.apps.leases_app import Hold, HoldForEver, Lead
 from tests.support.coordination_under_test import close, in_session, make
 from tests.support.eventually import eventually
 from tests.support.lost_answers import LostAnswers
+from tests.support.notes_in_redis import take_notes
 from tests.support.worker_process import WorkerProcess
 
 APP = "tests.apps.leases_app"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def sender(server: EmbeddedServer) -> Iterator[Orchestrator]:
-    made = leases_app.make(server.url)
-    yield made
-    made.app.close()
-
-
-@pytest.fixture(scope="module")
-def worker(server: EmbeddedServer) -> Iterator[WorkerProcess]:
-    environment = {"ORCHESTRATOR_LEASE_S": "2", "ORCHESTRATOR_KILL_AFTER_S": "0.5"}
-    with WorkerProcess(APP, server.url, pool="prefork", concurrency=2, environment=environment) as worker:
-        yield worker
+WORKER = {
+    "pool": "prefork",
+    "concurrency": 2,
+    "environment": {"ORCHESTRATOR_LEASE_S": "2", "ORCHESTRATOR_KILL_AFTER_S": "0.5"},
+}
 
 
 def held(server: EmbeddedServer) -> dict[str, Any]:
-    with redis.Redis.from_url(server.url, socket_timeout=None) as client:
-        found: Any = client.blpop(["test:held"], timeout=20)
-        assert found is not None
-        known: dict[str, Any] = json.loads(found[1])
-        return known
+    (note,) = take_notes(server.url, "test:held")
+    found: dict[str, Any] = note
+    return found
 
 
 def go(server: EmbeddedServer) -> None:
@@ -144,7 +125,7 @@ def test_an_owner_that_was_declared_dead_is_granted_nothing(redis_url: str) -> N
                 lease.check()
             with pytest.raises(OwnerGone, match="has ended or was declared dead"):
                 made.lease("b", wait_s=60).acquire()
-            made.runtime.sweep()
+            made.runtime.redis.sweep()
             assert not lease.release()
             assert [state.name for state in made.coordination.leases() if state.holders] == []
     finally:

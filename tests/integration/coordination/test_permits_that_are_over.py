@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from orchestrator import InvalidPolicy, Orchestrator
 from orchestrator.coordination.named_leases import Grant, NamedLeases, Wanted
-from orchestrator.core.lease import Kind
+from orchestrator.core.coordination.lease import Kind
 from orchestrator.telemetry import attach, detach
-from orchestrator.worker.owner import Owner
-from tests.support.coordination_under_test import close, in_session, make
+from orchestrator.worker.execution.owner import Owner
+from tests.support.coordination_under_test import in_session
 from tests.support.eventually import eventually
-
-
-@pytest.fixture(params=["eager", "redis"])
-def orchestrator(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
-    eager = request.param == "eager"
-    made = make("redis://127.0.0.1:1/0" if eager else request.getfixturevalue("redis_url"), eager=eager)
-    yield made
-    close(made)
-
-
-@pytest.fixture
-def session(orchestrator: Orchestrator) -> Iterator[Any]:
-    with orchestrator.monitors.session() as session:
-        yield session
 
 
 def over(orchestrator: Orchestrator, wanted: Wanted) -> Grant:
@@ -40,11 +26,11 @@ def over(orchestrator: Orchestrator, wanted: Wanted) -> Grant:
 
 
 def ask_for_four(orchestrator: Orchestrator) -> Any:
-    return orchestrator.semaphore("s", 4).acquire().acquire()
+    return orchestrator.semaphore("s", 4).acquire()
 
 
 def ask_for_others(orchestrator: Orchestrator) -> Any:
-    return orchestrator.pool("s", ["x", "y", "z"]).checkout().acquire()
+    return orchestrator.pool("s", ["x", "y", "z"]).checkout()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import signal
 from time import monotonic
 from typing import Any
 
@@ -11,44 +11,18 @@ import pytest
 import redis
 
 from orchestrator import Handled, InvalidPolicy, Orchestrator
-from orchestrator.core.flow_policy import Flow, Mailbox
+from orchestrator.core.admission.flow_policy import Flow, Mailbox
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.redis import commands
 from tests.apps import singleton_app
-from tests.apps.singleton_app import Cron, Plain, Stay, Tick
+from tests.apps.singleton_app import Cron, Number, Plain, Stay, Tick
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
 APP = "tests.apps.singleton_app"
+WORKER = {"queues": "cron,plain"}
 ELECTION = "singleton:cron"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def sender(server: EmbeddedServer) -> Iterator[Orchestrator]:
-    made = singleton_app.make(server.url)
-    yield made
-    made.app.close()
-
-
-@pytest.fixture(scope="module")
-def workers(server: EmbeddedServer) -> Iterator[list[WorkerProcess]]:
-    both = [WorkerProcess(APP, server.url, name=name, queues="cron,plain") for name in ("w1", "w2")]
-    try:
-        for worker in both:
-            worker.start(wait=False)
-        for worker in both:
-            eventually(lambda: worker.incarnation, timeout_s=30)  # noqa: B023
-        yield both
-    finally:
-        for worker in both:
-            worker.close()
 
 
 def result_of(sender: Orchestrator, agent: Any, message: Any, timeout_s: float = 20) -> Any:
@@ -126,6 +100,44 @@ def test_a_leader_that_is_stopped_in_order_is_followed_by_the_next(
     assert ended[-1]["leader"] == first
 
 
+def test_a_handler_finds_the_term_in_which_it_leads(sender: Orchestrator, workers: list[WorkerProcess]) -> None:
+    assert any(worker.is_running for worker in workers)
+    found = result_of(sender, Cron, Number())
+    leader = sender.election(Cron).leader()
+    assert leader is not None
+    assert found == [leader.number] * 2
+    assert result_of(sender, Plain, Number()) is True
+
+
+def test_a_handler_of_a_leader_that_was_followed_finds_no_term(
+    server: EmbeddedServer, sender: Orchestrator, workers: list[WorkerProcess]
+) -> None:
+    for worker in workers:
+        if not worker.is_running:
+            worker.start()
+    eventually(lambda: result_of(sender, Cron, Tick(number=0)) and sender.election(Cron).candidates())
+    leader = sender.election(Cron).leader()
+    assert leader is not None
+    (stopped,) = [worker for worker in workers if worker.incarnation == leader.leader]
+    delivery = sender.send(Cron, Number(waits=True))
+    with redis.Redis.from_url(server.url, socket_timeout=None) as client:
+        client.delete("test:stays", "test:numbers", "test:go")
+        client.blpop(["test:stays"], timeout=10)
+        stopped.signal(signal.SIGSTOP)
+        client.blpop(["test:stays"], timeout=40)
+        stopped.signal(signal.SIGCONT)
+        client.rpush("test:go", "1", "1")
+        outcome = delivery.wait(20)
+        eventually(lambda: client.llen("test:numbers") == 2)
+        found: Any = client.lrange("test:numbers", 0, -1)
+    following = sender.election(Cron).leader()
+    assert following is not None
+    assert isinstance(outcome, Handled)
+    assert outcome.result == [following.number] * 2
+    numbers = {note["by"]: note["numbers"] for note in map(json.loads, found)}
+    assert numbers == {leader.leader: [leader.number, None], following.leader: [following.number] * 2}
+
+
 def test_only_a_singleton_has_an_election_of_its_own(sender: Orchestrator) -> None:
     with pytest.raises(InvalidPolicy, match="agent='plain' is not allowed; allowed: an agent with singleton = True"):
         sender.election(Plain)
@@ -139,7 +151,7 @@ def test_whoever_does_not_lead_gets_nothing_and_is_told_where(redis_url: str) ->
     declare_flow(store, "cron", Flow(Mailbox(5)), serves=True, election=ELECTION)
     declare_flow(store, "cron", Flow(), serves=False)
     declare_flow(store, "cron", Flow(), serves=True, election=ELECTION)
-    assert client.hgetall(k.flow("cron")) == {b"singleton": ELECTION.encode()}
+    assert {*client.hgetall(k.flow("cron"))} == {b"singleton", b"singleton_ms"}
     client.zadd(k.leases, {"a#1": 1, "b#2": 1})
     for agent in ("cron", "plain"):
         made.send(agent, Tick(number=1), track=False, when_down="queue")
@@ -151,9 +163,11 @@ def test_whoever_does_not_lead_gets_nothing_and_is_told_where(redis_url: str) ->
     first, *got = claimed("b#2")
     assert first == [-1, 2], "the first key of the mailbox that it does not lead"
     assert len(got) == 4
+    client.hset(f"{k.root}named:election:{ELECTION}", mapping={"f": "7", "a": "6"})
+    first, *_ = claimed("a#1")
+    assert first == [-1, 2], "its term is not announced yet"
+    client.hset(f"{k.root}named:election:{ELECTION}", "a", "7")
     first, *got = claimed("a#1")
-    assert first == -1
+    assert first == [-1]
     assert len(got) == 4
-    declare_flow(store, "cron", Flow(), serves=True)
-    assert not client.exists(k.flow("cron"))
     made.app.close()

@@ -36,8 +36,8 @@ def test_what_is_held_and_waited_for_and_what_was_given_out_is_counted(orchestra
     with held_elsewhere(orchestrator, "month") as stop, orchestrator.monitors.session():
         waiting = in_session(orchestrator, lambda: orchestrator.lease("month", wait_s=20).acquire())
         led = orchestrator.election("scheduler").campaign()
-        permits = [orchestrator.semaphore("api", 5).acquire().acquire() for _ in range(2)]
-        gpu = orchestrator.pool("gpu", ["gpu0"]).checkout().acquire()
+        permits = [orchestrator.semaphore("api", 5).acquire() for _ in range(2)]
+        gpu = orchestrator.pool("gpu", ["gpu0"]).checkout()
         eventually(lambda: orchestrator.coordination.stats().leases.waiting == 1)
         stats = orchestrator.coordination.stats()
         assert (stats.distributions, stats.items, stats.hierarchies) == (2, 3, 1)

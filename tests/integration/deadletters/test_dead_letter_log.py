@@ -157,7 +157,7 @@ def test_a_rate_holds_within_a_canarys_lots(letter_log: LettersUnderTest, monkey
     assert lots_of(letter_log, monkeypatch, rate_per_s=200) == [1, 10, 20, 9]
 
 
-def test_a_bulk_retry_stops_at_a_full_mailbox_and_says_so(letter_log: LettersUnderTest, heard: list[Event]) -> None:
+def test_a_bulk_replay_stops_at_a_full_mailbox_and_says_so(letter_log: LettersUnderTest, heard: list[Event]) -> None:
     first = [letter_log.add_letter() for _ in range(60)]
     letter_log.bound("billing", 40)
     done = letter_log.log.query().replay(all=True)
@@ -172,7 +172,7 @@ def test_a_bulk_retry_stops_at_a_full_mailbox_and_says_so(letter_log: LettersUnd
     assert letter_log.log.get(first[-1]).id == first[-1]
 
 
-def test_a_full_mailbox_keeps_no_other_letter_of_the_lot_back(letter_log: LettersUnderTest) -> None:
+def test_a_full_mailbox_keeps_no_other_letter_of_the_batch_back(letter_log: LettersUnderTest) -> None:
     # More than one step moves, so that some are left for the next.
     for _ in range(6):
         letter_log.add_letter(body={"text": "x" * 300_000})
@@ -263,7 +263,7 @@ def test_how_many_are_wanted_is_a_number_from_0(letter_log: LettersUnderTest) ->
                 ask(limit)
 
 
-def test_what_was_parked_is_not_sent_again_by_itself_once_it_is_open(letter_log: LettersUnderTest) -> None:
+def test_what_was_parked_is_not_replayed_by_itself_once_it_is_open(letter_log: LettersUnderTest) -> None:
     log = letter_log.log
     before, after = letter_log.add_letter(), letter_log.add_letter()
     log.park(before, "by hand, before it was planned")
@@ -288,7 +288,7 @@ def test_purging_takes_what_the_filter_means(letter_log: LettersUnderTest, heard
     assert [e.measurements["count"] for e in heard if e.name == events.PURGED] == [1, 2]
 
 
-def test_every_act_is_recorded(letter_log: LettersUnderTest) -> None:
+def test_every_action_is_in_the_audit(letter_log: LettersUnderTest) -> None:
     letter_id = letter_log.add_letter()
     letter_log.log.park(letter_id, "n", who="ann", why="because")
     letter_log.log.unpark(letter_id, who="bob")

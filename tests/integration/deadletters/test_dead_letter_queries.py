@@ -150,7 +150,7 @@ def test_ids_are_taken_out_in_whatever_order_they_are_named(letter_log: LettersU
     assert ids(log.list()) == [made[4]]
 
 
-def test_large_letters_are_all_sent_again(letter_log: LettersUnderTest) -> None:
+def test_large_letters_are_all_replayed(letter_log: LettersUnderTest) -> None:
     made = [letter_log.add_letter(body={"order_id": "x" * 600_000, "cents": n}) for n in range(4)]
     assert letter_log.log.query().replay(all=True).sent == len(made)
     assert (letter_log.accepted(), letter_log.log.count()) == (len(made), 0)

@@ -76,7 +76,7 @@ def test_a_letter_shown_has_everything_but_secrets(cluster: Cluster) -> None:
     json.dumps(shown)
 
 
-def test_a_letter_sent_again_is_gone_from_the_log_and_accepted_anew(cluster: Cluster) -> None:
+def test_a_replayed_letter_is_gone_from_the_log_and_accepted_anew(cluster: Cluster) -> None:
     before = cluster.row()
     cluster.redis.delete("test:go:again")
     outcome = cluster.orchestrator.send("worker", app.Flaky(failures=3), metadata={"job": 1}).wait(timeout_s=WAIT_S)
@@ -94,7 +94,7 @@ def test_a_letter_sent_again_is_gone_from_the_log_and_accepted_anew(cluster: Clu
     assert after.balanced
 
 
-def test_a_letter_whose_cause_is_gone_is_handled_when_it_is_sent_again(cluster: Cluster) -> None:
+def test_a_letter_whose_cause_is_gone_is_handled_when_it_is_replayed(cluster: Cluster) -> None:
     raw = envelope(task="plain.add", args=[1, 2], headers={"id": "late", "retries": "x"})
     letter = cluster.letter_after(lambda: cluster.put(json.dumps(raw).encode()))
     assert letter.reason == "malformed"
@@ -115,7 +115,7 @@ def test_who_waited_for_the_first_outcome_can_see_the_second(cluster: Cluster) -
     assert eventually(lambda: isinstance(delivery.outcome(), Handled))
 
 
-def test_what_is_no_message_at_all_can_be_sent_again_and_comes_back(cluster: Cluster) -> None:
+def test_what_is_no_message_at_all_can_be_replayed_and_comes_back(cluster: Cluster) -> None:
     letter = cluster.letter_after(lambda: cluster.put(b"\xff\x00nonsense"))
     again = cluster.letter_after(lambda: cluster.orchestrator.dead_letters.replay(letter.id))
     assert again.raw == letter.raw == b"\xff\x00nonsense"

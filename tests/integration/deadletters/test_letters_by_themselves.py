@@ -47,7 +47,7 @@ def automatic(cluster: Cluster) -> int:
 
 
 @pytest.mark.slow
-def test_a_letter_is_sent_again_five_times_by_itself_and_then_parked(cluster: Cluster) -> None:
+def test_a_letter_is_replayed_five_times_by_itself_and_then_parked(cluster: Cluster) -> None:
     log = cluster.orchestrator.dead_letters
     before = cluster.row().accepted
     delivery = cluster.orchestrator.send("worker", app.Broken(text="for ever"), retry=ONCE)

@@ -327,12 +327,20 @@ def test_a_second_signal_ends_the_lingering():
         assert process.wait(10) == 0
 
 
-def test_foreground_server_ends_when_its_server_does():
+@pytest.mark.parametrize(
+    ("number", "status", "how"),
+    [
+        # The log says nothing of it.
+        (signal.SIGKILL, -signal.SIGKILL, "(SIGKILL)\n"),
+        (signal.SIGTERM, 1, "(exit code 0): "),
+    ],
+)
+def test_foreground_server_ends_as_its_server_does(number, status, how):
     with foreground() as process:
         with connect(process.stdout.readline().strip()) as client:
-            os.kill(client.info("server")["process_id"], signal.SIGKILL)
-        assert process.wait() == 1
-        assert "ended by itself" in process.stderr.read()
+            os.kill(client.info("server")["process_id"], number)
+        assert process.wait() == status
+        assert f"the embedded Redis server ended by itself {how}" in process.stderr.read()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.command import main
 from orchestrator.embedded import EmbeddedServer
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
@@ -30,6 +31,13 @@ def health(*arguments: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def wait_until(code: int, worker: WorkerProcess, *arguments: str) -> None:
+    """Wait until the probe ends with this code; it is asked in this process, which starts no hundred others."""
+    arguments = ("health", *arguments, "--pid", str(worker.pid))
+    eventually(lambda: main(arguments) == code, timeout_s=30, describe=worker.log)
+    assert health(*arguments[1:])[0] == code
+
+
 @pytest.fixture
 def server() -> Iterator[EmbeddedServer]:
     with EmbeddedServer() as server:
@@ -41,16 +49,16 @@ def test_a_broker_outage_is_no_reason_to_restart_a_worker(server: EmbeddedServer
         pid = str(worker.pid)
         assert health("--pid", pid)[0] == 0
         # Without a monitor manager the worker itself sweeps, after a while.
-        eventually(lambda: health("--ready", "--pid", pid)[0] == 0, timeout_s=20, describe=worker.log)
+        wait_until(0, worker, "--ready")
         code, said = health("--sweep", ORCHESTRATOR_BROKER_URL=server.url)
         assert (code, "sweeps unasked: no beat runs" in said) == (1, True)
 
         server.kill()
-        eventually(lambda: health("--ready", "--pid", pid)[0] == 3, timeout_s=20, describe=worker.log)
+        wait_until(3, worker, "--ready")
         assert health("--pid", pid)[0] == 0
         assert health("--sweep", ORCHESTRATOR_BROKER_URL=server.url)[0] == 3
         server.restart()
-        eventually(lambda: health("--ready", "--pid", pid)[0] == 0, timeout_s=30, describe=worker.log)
+        wait_until(0, worker, "--ready")
 
         worker.kill()
         assert health("--pid", pid)[0] == 1
@@ -62,10 +70,10 @@ def test_a_worker_that_starts_while_redis_is_away_is_alive(server: EmbeddedServe
     worker = WorkerProcess("tests.apps.shop", server.url, queues="billing")
     worker.start(wait=False)
     try:
-        eventually(lambda: health("--pid", str(worker.pid))[0] == 0, timeout_s=20, describe=worker.log)
+        wait_until(0, worker)
         assert health("--ready", "--pid", str(worker.pid))[0] == 1
         server.restart()
-        eventually(lambda: health("--ready", "--pid", str(worker.pid))[0] == 0, timeout_s=30, describe=worker.log)
+        wait_until(0, worker, "--ready")
         worker.signal(signal.SIGTERM)
         eventually(lambda: not worker.is_running, timeout_s=20, describe=worker.log)
         code, said = health("--pid", str(worker.pid))

@@ -13,7 +13,7 @@ from kombu import Connection
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.health.health_reporter import HealthReporter
 from orchestrator.transport.liveness import consumer_absence, incarnation
-from orchestrator.worker.start import should_consume
+from orchestrator.worker.bootsteps.start import should_consume
 from tests.apps import agents_app
 from tests.support.bare_broker import kombu_connection
 from tests.support.eventually import eventually

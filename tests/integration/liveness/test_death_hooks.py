@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.death import DeathReason
+from orchestrator.core.deliveries.death import DeathReason
+from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.transport.liveness import sweep
 from orchestrator.transport.liveness.heartbeat import Heartbeat
 from orchestrator.transport.liveness.sweep import Sweeper
@@ -74,15 +75,22 @@ def test_another_sweeper_goes_on_where_the_first_was_killed(broker: BareBroker) 
     assert broker.redis.zcard(broker.store.keys.dying) == 0
 
 
-def test_its_errors_do_not_keep_messages_from_a_requeue(broker: BareBroker, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "has_traceback"), [(LookupError("no"), True), (BrokerUnavailable("redis://h", "away"), False)]
+)
+def test_its_errors_do_not_keep_messages_from_a_requeue(
+    broker: BareBroker, caplog: pytest.LogCaptureFixture, error: Exception, has_traceback: bool
+) -> None:
     victim = dead(broker)
 
     def on_death(incarnation: str, reason: str) -> Any:
-        raise LookupError("no")
+        raise error
 
     swept = sweeper(broker, on_death).sweep("test")
     assert not swept.stood_back
     assert f"a death hook of incarnation {victim} failed" in caplog.text
+    assert ("Traceback" in caplog.text) is has_traceback
+    assert str(error) in caplog.text
     assert broker.redis.zcard(broker.store.keys.dying) == 1
 
 
@@ -166,7 +174,7 @@ def test_who_could_not_be_with_hooks_stands_at_the_end_of_the_line(
     assert set(called) == both, "out of time, each sweep asks one, and not the same again"
 
 
-def test_a_sweeper_that_does_not_mourn_forgets_nobody_whose_death_entails_more(broker: BareBroker) -> None:
+def test_a_sweeper_that_runs_no_death_hooks_forgets_nobody_that_has_some(broker: BareBroker) -> None:
     """Regression: plain workers beside an orchestrator's forgot a dead incarnation before its monitors had fired."""
     k = broker.store.keys
     with_hooks, _plain = dead(broker, on_death="1"), dead(broker)
@@ -206,7 +214,7 @@ def test_who_is_monitored_is_forgotten_only_when_that_has_been_told(broker: Bare
         broker.redis.zincrby(k.dying, -60_000, raw)
         broker.store.sweeper().sweep("plain")
         assert broker.redis.zcard(k.dying) == 1
-        orchestrator.runtime.sweep()
+        orchestrator.runtime.redis.sweep()
         down = session.next_down(timeout_s=5)
         assert down is not None
         assert (down.target, down.reason) == (raw.decode(), "killed")

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.core.death import DeathReason
+from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
 from orchestrator.transport.redis import commands
-from orchestrator.worker.exit_reason import RecordExitReason
+from orchestrator.worker.bootsteps.exit_reason import RecordExitReason
 from tests.apps.shop import make
 from tests.support.bare_broker import BareBroker
 from tests.support.command_line import celery

@@ -69,7 +69,7 @@ def test_what_is_cancelled_while_it_waits_for_its_retry_has_its_deaths() -> None
         one, other = (
             cluster.orchestrator.send("worker", app.Deadly(name=name, lives="kf"), retry=late) for name in ("c", "p")
         )
-        expected = [(1, "its worker died: killed"), (2, "ConnectionError: a life")]
+        expected = [(1, "its pool process died: killed"), (2, "ConnectionError: a life")]
         for delivery in (one, other):
             eventually(
                 lambda at=delivery: at.status() is Status.SCHEDULED,  # type: ignore[misc]

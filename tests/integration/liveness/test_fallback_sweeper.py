@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from time import monotonic
 
+from orchestrator.transport.liveness.fallback_sweeper import FallbackSweeper
+from orchestrator.transport.liveness.heartbeat import HeartbeatReply
+from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker, worker
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
@@ -47,3 +51,46 @@ def test_one_who_is_missed_is_swept_for_without_waiting_for_a_turn(redis_url: st
         assert (death["incarnation"], death["reason"], death["by"]) == (dead, "killed", b.incarnation)
         assert "sweeps in place of the monitor manager" not in b.log()
     broker.close()
+
+
+def test_a_proved_death_is_swept_for_although_nobody_has_swept_before(redis_url: str) -> None:
+    """Regression: its messages waited for the first sweep of all, 3 s after the start of whoever swept then."""
+    broker = BareBroker(redis_url, **PATIENT)
+    k = broker.store.keys
+    options = {"BARE_OPTIONS": json.dumps(PATIENT)}
+    with worker(broker, "a", environment=options) as a, worker(broker, "b", environment=options) as b:
+        incarnations = {a.incarnation, b.incarnation}
+        eventually(lambda: all(broker.redis.hget(k.incarnation(one), "heart") for one in incarnations), describe=a.log)
+        assert broker.redis.hget(k.sweep, "at_ms") is None
+        broker.send("once_deadly", "m")
+        eventually(lambda: broker.done() == {"m": 1}, timeout_s=8, describe=b.log)
+        ((_, death),) = broker.redis.xrange(k.deaths)
+        assert (death["reason"], death["by"]) == ("killed", "heart")
+        assert {death["incarnation"], broker.redis.hget(k.sweep, "by")} == incarnations
+    broker.close()
+
+
+def test_a_worker_that_ends_with_its_heart_is_followed_as_soon_as_it_could_have_connected_again(
+    broker: BareBroker,
+) -> None:
+    """Regression: the verdict waited for the sweeper's next heartbeat, half a second later."""
+    k, store = broker.store.keys, broker.store
+    store.sweeper().sweep("manager")
+    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "old_heartbeat_counts_ms": 0})
+    raw, _ = store.run(*commands.register(k, "gone:1", {"node": "gone"}))
+    began = monotonic()
+    now_s, us = broker.redis.time()
+    heard_ms = now_s * 1000 + us // 1000 - 700
+    server = broker.redis.info("server")["run_id"]
+    ends = {"client": f"99998 gone {server}", "heart": f"99999 gone/heart {server}", "round_trip_ms": "1"}
+    broker.redis.hset(k.incarnation(raw.decode()), mapping=ends)
+    broker.redis.zadd(k.leases, {raw: heard_ms})
+    sweeper = FallbackSweeper(store.sweeper(), store.options, "w", ())
+    sweeper.after_heartbeat(HeartbeatReply(0, asks_for_sweep=True))
+    assert not broker.redis.exists(k.deaths)
+    next_in_s = sweeper.next_in_s(0.5)
+    assert 0.39 - (monotonic() - began) < next_in_s < 0.41
+    eventually(lambda: sweeper.next_in_s(0.5) == 0, timeout_s=2)
+    sweeper.after_heartbeat(HeartbeatReply(0, asks_for_sweep=False))
+    assert broker.redis.exists(k.deaths)
+    assert sweeper.next_in_s(0.5) == 0.5

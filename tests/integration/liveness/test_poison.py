@@ -72,7 +72,7 @@ def test_only_the_poison_is_dead_lettered_and_what_ran_beside_it_is_handled(brok
     assert (row.dead, row.handled, row.lost) == (1, 12, 0)
 
 
-def test_who_kills_the_main_process_at_once_is_convicted_too(broker: BareBroker) -> None:
+def test_what_kills_the_main_process_at_once_is_poison_too(broker: BareBroker) -> None:
     bystanders = [f"n{i}" for i in range(6)]
     broker.send("kill_worker_at_once", "poison")
     broker.send("note", *bystanders)
@@ -87,7 +87,7 @@ def test_who_kills_the_main_process_at_once_is_convicted_too(broker: BareBroker)
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_last_chance_is_had_alone_and_the_innocent_are_handled(broker: BareBroker, pool: str) -> None:
+def test_a_last_chance_is_isolated_and_bystanders_are_handled(broker: BareBroker, pool: str) -> None:
     suspects(broker, "s0", "s1", deaths=2)
     suspects(broker, "s2", unattributed_deaths=2)
     broker.send("nap", *[f"n{i}" for i in range(8)])
@@ -119,7 +119,7 @@ def test_waiting_to_be_alone_ends_with_the_worker(broker: BareBroker, pool: str)
     assert (row.handled, row.ready, row.restarted, row.lost) == (1, 2, 0, 0)
 
 
-def test_waiting_to_be_alone_has_an_end_and_the_mark_says_so(broker: BareBroker) -> None:
+def test_waiting_for_isolation_has_an_end_and_the_mark_says_so(broker: BareBroker) -> None:
     broker.send("hold", "long")
     with worker(broker, "threads", environment={"BARE_OPTIONS": '{"isolation_wait_s": 0.3}'}) as w:
         eventually(lambda: broker.began() == ["long"], describe=w.log)

@@ -102,7 +102,7 @@ def died_at_once(broker: BareBroker, many: int) -> list[str]:
     return ids
 
 
-def test_however_many_die_at_once_one_sweep_hands_on_what_all_of_them_held(broker: BareBroker) -> None:
+def test_however_many_die_at_once_one_sweep_requeues_what_all_of_them_held(broker: BareBroker) -> None:
     """Regression: number 101 waited until a hundred others had been forgotten, three seconds each hundred."""
     sweeper = broker.store.sweeper()
     sweeper.sweep("before")

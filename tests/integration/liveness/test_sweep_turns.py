@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
 
+from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.transport.liveness.sweep import TURN_S, Sweeper
 from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
@@ -137,6 +140,38 @@ def test_a_sweeper_that_died_in_its_turn_holds_nobody_up_for_long(broker: BareBr
         first.sweep("first")
     assert second.sweep("second").stood_back
     age(broker, TURN_S + 0.1)
+    assert not second.sweep("second").stood_back
+
+
+@pytest.mark.parametrize("pid", ["own", "another"])
+def test_the_proof_of_a_sweepers_death_ends_the_turn_of_its_process(broker: BareBroker, pid: str) -> None:
+    """Regression: a worker that was killed while it swept was followed only when its turn had run out, after 2 s."""
+    first, second = broker.store.sweeper(), broker.store.sweeper()
+    fields = {"node": "w", "host": socket.gethostname(), "pid": os.getpid() if pid == "own" else 1}
+    raw, _ = broker.store.run(*commands.register(broker.store.keys, "w:1", fields))
+
+    def dies() -> None:
+        raise ResponseError("killed")
+
+    stalling(first, "end_sweep", dies)
+    with pytest.raises(ResponseError):
+        first.sweep("first")
+    assert second.sweep("second").stood_back
+    assert second.prove_death(raw.decode(), DeathReason.KILLED, by="heart")
+    assert second.sweep("second").stood_back is (pid == "another")
+
+
+def test_the_turn_of_a_sweeper_whose_connection_is_closed_holds_nobody_up(broker: BareBroker) -> None:
+    """Regression: where a worker was killed in its turn together with its heart, the turn had to run out, after 2 s."""
+    first, second = broker.store.sweeper(), broker.store.sweeper()
+
+    def is_cut_off() -> None:
+        assert second.sweep("second").stood_back
+        first._commands.drop()
+        assert not second.sweep("second").stood_back
+
+    stalling(first, "end_sweep", is_cut_off)
+    first.sweep("first")
     assert not second.sweep("second").stood_back
 
 

@@ -41,20 +41,22 @@ def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
     done: list[str] = []
     ground.monitors.monitor_many([("target", "x"), ("target", "x")], owner=ground.watcher())
 
-    def keep() -> MaintenanceResult:
+    def keep(*_: object) -> MaintenanceResult:
         done.append("letters")
         return MaintenanceResult()
 
-    monkeypatch.setattr(orchestrator.runtime, "maintain_dead_letters", keep)
+    monkeypatch.setattr(manager, "maintain_dead_letters", keep)
+    rounds = manager.Manager(orchestrator.runtime)
     clock = HousekeepingClock(orchestrator.app, None, 1)
     for _ in range(3):
         clock._publish()
     clock._close()
     (message,) = waiting(ground)
     assert message["headers"]["task"] == HOUSEKEEPING_MESSAGE
-    assert orchestrator.runtime.run_housekeeping() == [
+    assert rounds.run() == [
         dead_letter_retention.CHORE,
         manager.UNSERVED_CHORE,
+        manager.LIMITS_CHORE,
         manager.RUNS_CHORE,
         manager.LEAKS_CHORE,
     ]
@@ -62,7 +64,7 @@ def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
     assert done == ["letters"]
     row = orchestrator.housekeeping_ledger()
     assert (row.accepted, row.expired, row.balanced) == (3, 2, True)
-    assert orchestrator.runtime.run_housekeeping() == []
+    assert rounds.run() == []
 
 
 def test_a_housekeeping_message_expires_by_no_clock(ground: RedisUnderTest) -> None:

@@ -10,7 +10,7 @@ from tests.apps import flow_app
 
 def test_downs_that_nobody_wants_are_passed_in_parts(redis_url: str) -> None:
     orchestrator = flow_app.make(redis_url)
-    store = orchestrator.runtime.redis_monitors()
+    store = orchestrator.runtime.redis.monitors
     with store.session() as session:
         k, client = store.store.keys, store.store.client
         inbox = k.downs(session.id)

@@ -35,7 +35,7 @@ def unseen_death(ground: RedisUnderTest, agent: str) -> str:
     return incarnation
 
 
-def test_every_injected_leak_is_found_and_mended(ground: RedisUnderTest) -> None:
+def test_every_injected_leak_is_found_and_repaired(ground: RedisUnderTest) -> None:
     k, m, owner = ground.store.keys, ground.monitors, ground.watcher()
     healthy = m.monitor_many([("target", n) for n in range(50)], owner=owner)
     lonely = m.monitor("other", "lonely", owner=owner)
@@ -116,7 +116,7 @@ def test_the_periodic_check_warns_by_tag_and_tells(ground: RedisUnderTest, caplo
     try:
         for tag in ("a", "a", "a", "b", "b", "c"):
             ground.monitors.monitor("target", tag, owner=ground.watcher())
-        check = LeakCheck(ground.orchestrator.runtime.redis_monitors)
+        check = LeakCheck(lambda: ground.orchestrator.runtime.redis.monitors)
         with caplog.at_level(logging.WARNING):
             assert check.run() == 3
     finally:
@@ -139,7 +139,7 @@ def test_one_check_says_so_much_and_how_much_more_there_is(
     try:
         tags = [*(f"order {n}" for n in range(40)), *["often"] * 3]
         ground.monitors.monitor_many([("target", tag) for tag in (*tags, *tags)], owner=ground.watcher())
-        check = LeakCheck(ground.orchestrator.runtime.redis_monitors)
+        check = LeakCheck(lambda: ground.orchestrator.runtime.redis.monitors)
         with caplog.at_level(logging.WARNING):
             assert check.run() == 45
     finally:
@@ -173,7 +173,7 @@ def test_candidates_are_judged_a_few_at_a_time_and_others_get_their_turn(ground:
 
 
 @pytest.mark.parametrize("side", ["owner", "target"])
-def test_a_set_that_nothing_names_any_more_is_found_and_mended(ground: RedisUnderTest, side: str) -> None:
+def test_a_set_that_nothing_names_any_more_is_found_and_repaired(ground: RedisUnderTest, side: str) -> None:
     k, m = ground.store.keys, ground.monitors
     refs = m.monitor_many([("target", n) for n in range(3)], owner=ground.watcher())
     target, owner = ground.incarnation("target"), ground.watcher().id
@@ -198,13 +198,13 @@ def test_the_periodic_check_goes_through_no_keys(ground: RedisUnderTest, monkeyp
 
     monkeypatch.setattr(ground.store.client, "scan_iter", refuse)
     monkeypatch.setattr(ground.monitors.store.client, "scan_iter", refuse)
-    assert LeakCheck(ground.orchestrator.runtime.redis_monitors).run() == 0
+    assert LeakCheck(lambda: ground.orchestrator.runtime.redis.monitors).run() == 0
 
 
 def test_a_search_goes_on_from_run_to_run(ground: RedisUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.maintenance.leak_check._SLICE_S", 1e-6)
     ground.monitors.monitor_many([("target", n % 1500) for n in range(1501)], owner=ground.watcher())
-    check = LeakCheck(ground.orchestrator.runtime.redis_monitors)
+    check = LeakCheck(lambda: ground.orchestrator.runtime.redis.monitors)
     runs = 1
     while not (found := check.run()):
         runs += 1
@@ -323,7 +323,7 @@ def test_a_monitor_on_an_agent_ends_with_the_last_of_its_incarnations(ground: Re
     (entry,) = ground.monitors.list()
     assert entry.incarnations == (second,)
     ground.fence(second, "drained")
-    ground.orchestrator.runtime.sweep()
+    ground.orchestrator.runtime.redis.sweep()
     assert [(d.ref, d.target, d.reason) for d in ground.heard()] == [(ref, "target", "drained")]
     assert third in ground.monitors.living(), "who joins later is not monitored"
     assert ground.inconsistencies() == []
@@ -338,6 +338,6 @@ def test_a_death_with_more_than_one_sweep_can_do_goes_on(
     ground.fence(ground.incarnation("target"))
     assert not ground.monitors.on_death(ground.incarnation("target"), "killed")
     monkeypatch.undo()
-    ground.orchestrator.runtime.sweep()
+    ground.orchestrator.runtime.redis.sweep()
     assert len({d.ref for d in ground.heard()}) == len(ground.heard()) == 900
     assert ground.inconsistencies() == []

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hypothesis import HealthCheck, settings
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -20,7 +21,6 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
-    run_state_machine_as_test,
 )
 
 from orchestrator.core.errors import OwnerGone
@@ -28,8 +28,10 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.monitors import commands
 from orchestrator.monitors.check import inconsistencies
 from orchestrator.monitors.leak import LeakKind
-from orchestrator.worker.owner import Owner
+from orchestrator.worker.execution.owner import Owner
+from tests.support.driven_machine import drive_machine
 from tests.support.monitors_under_test import RedisUnderTest
+from tests.support.planted_faults import Fault, assert_finds, cases
 
 REASONS = ("killed", "oom", "drained")
 
@@ -93,6 +95,7 @@ class Monitoring(RuleBasedStateMachine):
         # The counter goes on: by its value the library knows whether what it has read of incarnations still holds.
         counter = self.ground.store.keys.incarnation_counter
         joined = self.ground.redis.get(counter) or 0
+        self.ground.loses_replies = False
         self.ground.redis.flushall()
         self.ground.redis.set(counter, joined)
         watcher, session, *targets = (self._joined(agent) for agent in ("watcher", "session", "target", "target"))
@@ -113,6 +116,11 @@ class Monitoring(RuleBasedStateMachine):
         return life
 
     # -- monitors
+
+    @rule(lost=st.booleans())
+    def replies_are_lost(self, lost: bool) -> None:
+        """From now on each call is repeated, or not any more."""
+        self.ground.loses_replies = lost
 
     @rule(target=refs, owner=everyone, on=everyone, tag=st.integers(0, 2))
     def monitor(self, owner: Life, on: Life, tag: int) -> Any:
@@ -140,7 +148,7 @@ class Monitoring(RuleBasedStateMachine):
             self.model.monitors[ref] = Watched(ref, owner, on, settled=at_once)
         if at_once:
             reasons = self._reasons()
-            assert [reasons[ref] for ref in refs] == ["noproc"] * len(refs), "it comes at once"
+            assert [reasons.get(ref) for ref in refs] == ["noproc"] * len(refs), "it comes at once"
         return multiple(*refs)
 
     @rule(ref=refs, flush=st.booleans())
@@ -219,6 +227,14 @@ class Monitoring(RuleBasedStateMachine):
         active = {ref for ref, watched in self.model.monitors.items() if not watched.settled}
         assert {entry.ref for entry in self.monitors.list(limit=10_000)} == active
         assert inconsistencies(self.monitors) == []
+        k, redis = self.ground.store.keys, self.ground.redis
+        active_ones = [watched for watched in self.model.monitors.values() if not watched.settled]
+        owners = {watched.owner.id for watched in active_ones}
+        targets = {life.id for watched in active_ones for life in watched.on if not life.fenced}
+        assert {raw.decode() for raw in redis.smembers(k.monitor_owners)} == owners
+        assert {raw.decode() for raw in redis.smembers(k.monitor_targets)} == targets
+        dead = [life.id for life in self.model.lives if life.fenced]
+        assert not redis.exists(*(key(one) for one in dead for key in (k.downs, k.monitors_of, k.monitors_on)), "none")
 
     # -- at every step
 
@@ -243,6 +259,8 @@ class Monitoring(RuleBasedStateMachine):
                 assert ref not in there
         leaks = self.monitors.find_leaks(age_s=3600)
         assert {leak.kind for leak in leaks} <= {LeakKind.DUPLICATE}
+        accepted = self.ground.redis.hget(self.ground.store.keys.ledger("watcher"), "accepted")
+        assert int(accepted or 0) == len(self.ground.messages())
         stats = self.monitors.stats()
         assert stats.created == stats.active + stats.cleaned == len(self.model.monitors)
 
@@ -268,18 +286,52 @@ class Monitoring(RuleBasedStateMachine):
         return dict(self._all())
 
 
-def test_monitors_are_what_the_model_says(own_redis_server: EmbeddedServer) -> None:
+@pytest.fixture
+def machine(own_redis_server: EmbeddedServer) -> Iterator[type[Monitoring]]:
+    """The machine, over a Redis of its own."""
     Monitoring.ground = RedisUnderTest(own_redis_server.url)
-    try:
-        run_state_machine_as_test(
-            Monitoring,
-            settings=settings(
-                max_examples=20,
-                stateful_step_count=20,
-                deadline=None,
-                database=None,
-                suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-            ),
-        )
-    finally:
-        Monitoring.ground.close()
+    yield Monitoring
+    Monitoring.ground.close()
+
+
+def test_monitors_are_what_the_model_says(machine: type[Monitoring]) -> None:
+    drive_machine(machine, "MONITOR_EXAMPLES", examples=20, steps=20)
+
+
+#: In a script: what is right, and what is not.
+FAULTS = {
+    "a DOWN is lost": Fault("put(made.stream, table.concat(pieces))", ""),
+    "a DOWN comes twice": Fault(
+        "    downs = downs + 1",
+        "    down(work, ref, m, reason)\n    downs = downs + 1",
+    ),
+    "the dead are told": Fault("if lives(work, m.owner) then\n    down", "if true then\n    down"),
+    "monitors outlive their owner": Fault("unlink(work, ended)\nlocal removed", "local removed"),
+    "the end of one of an agent's incarnations is the agent's": Fault("if #left > 0 then", "if false then"),
+    "a monitor stays among those on its target": Fault(
+        "for id, members in pairs(on) do",
+        "for id, members in pairs({}) do",
+    ),
+    "a monitor that was removed stays": Fault("unlink(work, {ref, m})", ""),
+    "a DOWN has another reason": Fault("    down(work, ref, m, reason)\n", "    down(work, ref, m, 'lost')\n"),
+    "who monitors what is dead waits for ever": Fault("if #m.left == 0 then", "if #m.left < 0 then"),
+    "what was removed is not counted": Fault("count(work, 'manual', 1)", ""),
+    "the DOWN of what was removed is not flushed": Fault("redis.call('SET', flushed, '1', 'PX', keep_ms)", ""),
+    "the dead own monitors": Fault("if not redis.call('ZSCORE', root .. 'leases', owner) then return {-1} end", ""),
+    "a monitor whose reply was lost is made twice": Fault("if known and known[1] == call then return known[2] end", ""),
+    "a monitor whose reply was lost was never removed": Fault("if answered then return answered end", ""),
+    "an inbox outlives its session": Fault("redis.call('UNLINK', inbox)", ""),
+    "the names of empty sets stay": Fault(
+        "if redis.call('EXISTS', sets[i]) == 0 then",
+        "if false then",
+    ),
+    "a message is not counted as accepted": Fault(
+        "root .. 'ledger:' .. agent, 'accepted'",
+        "root .. 'ledger:' .. agent, 'x'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", cases(FAULTS, fast=5))
+def test_the_machine_finds_a_planted_fault(machine: type[Monitoring], fault: str) -> None:
+    assert_finds(machine, FAULTS[fault], examples=100, steps=20)

@@ -37,7 +37,7 @@ class SentryCluster(Cluster):
         """The DOWN of a monitor, once it has been handled."""
 
         def found() -> dict[str, Any] | None:
-            self.orchestrator.runtime.sweep()
+            self.orchestrator.runtime.redis.sweep()
             return next((down for down in self.downs() if down["ref"] == ref), None)
 
         return eventually(found, 15, self.log) or {}
@@ -75,7 +75,7 @@ def test_an_agent_is_told_of_a_killed_one(cluster: SentryCluster) -> None:
     late = cluster.watch("victim")
     assert cluster.down(late)["reason"] == "noproc"
     assert len(cluster.downs()) == len({down["ref"] for down in cluster.downs()})
-    assert inconsistencies(cluster.orchestrator.runtime.redis_monitors()) == []
+    assert inconsistencies(cluster.orchestrator.runtime.redis.monitors) == []
 
 
 def test_an_agent_is_told_of_one_that_was_stopped_and_a_failing_on_down_is_tried_again(cluster: SentryCluster) -> None:
@@ -94,9 +94,8 @@ def test_monitors_made_during_shutdown_go_with_their_owner(cluster: SentryCluste
         WorkerProcess(APP, cluster.url, name="last", queues="sentry", pool="threads", concurrency=2) as last,
     ):
         cluster.worker.kill()
-        eventually(
-            lambda: cluster.orchestrator.runtime.sweep() and len(cluster.orchestrator.registry.incarnations()) == 2
-        )
+        redis, registry = cluster.orchestrator.runtime.redis, cluster.orchestrator.registry
+        eventually(lambda: redis.sweep() and len(registry.incarnations()) == 2)
         before = cluster.orchestrator.monitors.stats().created
         cluster.orchestrator.send("sentry", Watch(target="victim", tag="late", hold=True))
         assert cluster.redis.blpop(["test:began"], timeout=20)
@@ -105,7 +104,5 @@ def test_monitors_made_during_shutdown_go_with_their_owner(cluster: SentryCluste
         cluster.redis.rpush("test:go", "1")
         eventually(lambda: not last.is_running, 20, last.log)
         assert cluster.orchestrator.monitors.stats().created == before + 1, last.log()
-        eventually(
-            lambda: cluster.orchestrator.runtime.sweep() and not cluster.orchestrator.monitors.list(tag="late"), 10
-        )
-        assert inconsistencies(cluster.orchestrator.runtime.redis_monitors()) == []
+        eventually(lambda: redis.sweep() and not cluster.orchestrator.monitors.list(tag="late"), 10)
+        assert inconsistencies(cluster.orchestrator.runtime.redis.monitors) == []

@@ -14,7 +14,7 @@ from orchestrator import InvalidSchedule, Orchestrator, ScheduleExists, UnknownA
 from orchestrator.agents.agent import Agent
 from orchestrator.agents.periodic import Fire
 from orchestrator.core.errors import CallerError, InvalidPolicy, MessageTooLarge
-from orchestrator.core.schedule_state import Fate
+from orchestrator.core.schedules.state import Fate
 from tests.support.schedules_under_test import Ledgers, Reconcile, Schedules, scheduling_app
 
 NO_REDIS = "redis://127.0.0.1:1/0"

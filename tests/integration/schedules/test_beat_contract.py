@@ -13,11 +13,11 @@ from celery.exceptions import ImproperlyConfigured
 from celery.schedules import BaseSchedule, crontab, schedstate
 
 from orchestrator import InvalidSchedule, Orchestrator, Retry
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.housekeeping import HOUSEKEEPING_MESSAGE, HOUSEKEEPING_QUEUE
 from orchestrator.core.keys import GROUP
-from orchestrator.core.schedule_state import delivery_id_of
+from orchestrator.core.schedules.state import delivery_id_of
 from orchestrator.core.settings import load_settings
-from orchestrator.core.supervision import Supervision
 from orchestrator.schedules.beat import OrchestratorScheduler
 from tests.support.schedules_under_test import Schedules, scheduling_app
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from orchestrator.core.schedule_state import delivery_id_of
+from orchestrator.core.schedules.state import delivery_id_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.ports import free_port
 from tests.apps.schedules_app import RECORDED, Own

@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.cli.ledger import ledger
 from orchestrator.core.errors import InvalidSchedule
-from orchestrator.schedules.due import Due
-from orchestrator.schedules.service import ScheduleService
+from orchestrator.schedules.firing.due import Due
+from orchestrator.schedules.firing.service import ScheduleService
 from tests.support.command_line import invoke
 from tests.support.schedules_under_test import Schedules, scheduling_app
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.core.flow_policy import Flow, Mailbox
-from orchestrator.core.schedule_state import delivery_id_of
-from orchestrator.core.schedule_values import AgentRecipient, Misfire, Overlap, TaskRecipient
-from orchestrator.core.triggers import Once
-from orchestrator.schedules import scripts
-from orchestrator.schedules.due import Due
-from orchestrator.schedules.service import ScheduleService
+from orchestrator.core.admission.flow_policy import Flow, Mailbox
+from orchestrator.core.schedules.state import delivery_id_of
+from orchestrator.core.schedules.triggers import Once
+from orchestrator.core.schedules.values import AgentRecipient, Misfire, Overlap, TaskRecipient
+from orchestrator.schedules.firing.due import Due
+from orchestrator.schedules.firing.service import ScheduleService
+from orchestrator.schedules.redis import scripts
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.redis import commands
 from tests.support.lost_answers import LostAnswers
@@ -75,7 +75,7 @@ def test_only_one_scheduler_has_the_turn_and_the_next_takes_a_free_one(schedules
     assert second.is_mine
 
 
-def test_a_stand_in_schedules_after_a_while_and_gives_way_to_a_beat(schedules: Schedules) -> None:
+def test_a_substitute_schedules_after_a_while_and_gives_way_to_a_beat(schedules: Schedules) -> None:
     beat, stand_in = schedules.scheduler("beat"), schedules.scheduler("worker", stale_s=3)
 
     def takes_turn(scheduler: ScheduleService) -> bool:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from orchestrator.core.errors import CallerError
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.schedules.fire_writer import FireWriter
-from orchestrator.schedules.service import ScheduleService
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.schedules.firing.fire_writer import FireWriter
+from orchestrator.schedules.firing.service import ScheduleService
 from orchestrator.telemetry import Event, attach, detach, events
 from tests.support.eventually import eventually
 from tests.support.schedules_under_test import Ledgers, Reconcile, Schedules, scheduling_app
+from tests.support.timing import least_s
 
 
 @pytest.fixture
@@ -53,12 +55,16 @@ def test_what_is_added_or_changed_takes_effect_at_once(schedules: Schedules) -> 
     api = schedules.orchestrator.schedules
     schedules.declare("far", due_s=-3600)
     eventually(lambda: schedules.redis.pubsub_numsub(schedules.keys.schedules_bell)[0][1] == 1)
-    began = monotonic()
-    api.add("soon", Ledgers, Reconcile(), every_s=0.1)
-    eventually(lambda: schedules.messages(), 5)
+    days = iter((3, 4, 5))
+
+    def add() -> None:
+        day = next(days)
+        api.add("soon", Ledgers, Reconcile(day=day), every_s=0.1)
+        eventually(lambda: any(str(day) in message["headers"]["argsrepr"] for message in schedules.messages()), 5)
+        api["soon"].remove()
+
     # A tenth of a second is its interval; a sleeping scheduler would look a second later.
-    assert monotonic() - began < 0.8
-    api["soon"].remove()
+    assert least_s(add) < 0.8
     api.add("late", Ledgers, Reconcile(day=2), every_s=3600)
     api["late"].update(every_s=0.1)
     eventually(lambda: any("2" in message["headers"]["argsrepr"] for message in schedules.messages()), 5)
@@ -106,23 +112,40 @@ def test_a_schedule_that_cannot_be_prepared_stops_no_other(schedules: Schedules)
 def test_data_that_redis_has_lost_is_noticed_and_declared_again(schedules: Schedules, emitted: list[Event]) -> None:
     declared: list[str] = []
     service = schedules.scheduler()
-    service._declare = lambda: len(declared.append("again") or declared)  # type: ignore[func-returns-value]
+    service._declaration._declare = lambda: declared.append("again")
     schedules.declare("added", due_s=-3600)
-    schedules.declare("too", due_s=-3600)
+    schedules.declare("in_code", due_s=-3600)
+    schedules.redis.sadd(schedules.keys.schedules_of("s:app"), "in_code")
     service.tick()
     schedules.redis.flushdb()
     service.tick()
     assert declared == ["again", "again"]
     (lost,) = [event for event in emitted if event.name == events.SCHEDULES_LOST]
-    assert lost.measurements["count"] == 1, "one of the two counts as declared in code"
+    assert lost.measurements["count"] == 1, "the other one is declared in code"
+
+
+def test_a_loss_of_what_code_declares_alone_is_no_error(
+    schedules: Schedules, emitted: list[Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    service = schedules.scheduler()
+    schedules.declare("in_code", due_s=-3600)
+    schedules.redis.sadd(schedules.keys.schedules_of("s:app"), "in_code")
+    service.tick()
+    schedules.redis.flushdb()
+    service.tick()
+    (said,) = [record for record in caplog.records if "forgotten" in record.message]
+    assert said.levelname == "WARNING"
+    assert said.message == "Redis has forgotten its schedules; those declared in code were declared again"
+    (lost,) = [event for event in emitted if event.name == events.SCHEDULES_LOST]
+    assert lost.measurements["count"] == 0
 
 
 def test_a_clock_that_jumps_is_noticed(schedules: Schedules, emitted: list[Event]) -> None:
     service = schedules.scheduler()
     service.tick()
-    assert service._offset_s is not None
+    assert service._clock.offset_s is not None
     # As if Redis' clock had been an hour later before.
-    service._offset_s += 3600
+    service._clock.offset_s += 3600
     service.tick()
     service.tick()
     (jump,) = [event for event in emitted if event.name == events.SCHEDULER_CLOCK_JUMPED]
@@ -133,7 +156,7 @@ def test_a_rate_holds_fires_back(schedules: Schedules) -> None:
     for n in range(30):
         schedules.declare(f"s{n}", due_s=1)
     service = schedules.scheduler()
-    service._rate = 20.0
+    service._pace.rate = 20.0
     began = monotonic()
     while len(schedules.messages()) < 30:
         service.wait(service.tick())
@@ -177,3 +200,15 @@ def test_schedules_of_an_app_that_no_scheduler_declares_may_be_removed(schedules
         api["theirs"].remove()
     redis.delete(keys.scheduler_declares("beat@there"))
     assert api["theirs"].remove()
+
+
+def test_a_turn_that_ends_while_redis_is_away_warns_of_nothing(schedules: Schedules, caplog) -> None:
+    with EmbeddedServer() as server:
+        service = schedules.scheduler(url=server.url)
+        service.tick()
+        assert service.is_mine
+        server.kill()
+        with caplog.at_level("INFO"):
+            service.close()
+
+    assert caplog.messages == []

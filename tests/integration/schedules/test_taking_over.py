@@ -12,9 +12,9 @@ import pytest
 from celery.beat import PersistentScheduler
 
 from orchestrator import Orchestrator
-from orchestrator.cli.schedules import schedules
-from orchestrator.core.schedule_options import to_epoch_ms
-from orchestrator.schedules.static_schedules import checked, owners_of, with_names
+from orchestrator.cli.schedules.group import schedules
+from orchestrator.core.schedules.options import to_epoch_ms
+from orchestrator.schedules.declared.static_schedules import checked, owners_of, with_names
 from tests.support.command_line import invoke
 from tests.support.schedules_under_test import Schedules, scheduling_app, settles
 

@@ -12,6 +12,7 @@ from orchestrator import Constant, Dead, Handled, Orchestrator, Retry, Status
 from orchestrator.core.errors import AgentDown, SendFailed
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.maintenance.dead_letter_retention import maintain_dead_letters
 from orchestrator.telemetry import Event, attach, detach, events
 from tests.apps import agents_app as app
 from tests.support.agents_cluster import APP, QUEUES
@@ -29,12 +30,6 @@ LETTERS: dict[str, Any] = {
     "dead_letter_first_replay_s": 0.001,
     "dead_letter_maintenance_interval_s": 3600,
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer() as server:
-        yield server
 
 
 @pytest.fixture(scope="module", params=["eager", "worker"])
@@ -174,14 +169,14 @@ def test_old_ones_are_retried_by_themselves_never_past_the_maximum(cluster: Clus
     letter = die(cluster, retry=ONCE)
 
     def parked() -> bool:
-        cluster.orchestrator.runtime.maintain_dead_letters()
+        maintain_dead_letters(cluster.orchestrator.dead_letters, cluster.orchestrator.settings)
         return log.query(state="parked").count() == 1
 
     eventually(parked, WAIT_S, cluster.log)
     (last,) = log.query(state="parked").page().letters
     assert (last.delivery_id, last.lineage.replays, last.lineage.auto) == (letter.delivery_id, 2, 2)
     for _ in range(5):
-        assert cluster.orchestrator.runtime.maintain_dead_letters().replayed == 0
+        assert maintain_dead_letters(cluster.orchestrator.dead_letters, cluster.orchestrator.settings).replayed == 0
     assert cluster.row().accepted == before + 3
     assert log.count() == 1
 

@@ -7,19 +7,21 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from orchestrator.core import ask as pure
-from orchestrator.core import bulkhead, call_budget
-from orchestrator.core.ask import AskState, Ending
+from orchestrator.core.admission import bulkhead
+from orchestrator.core.calls import ask as pure
+from orchestrator.core.calls import call_budget
+from orchestrator.core.calls.ask import AskState, Ending
 from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.admission.ask_record import AskRecord, MailReply, SharedRecord
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import AskTexts, Attempt
+from tests.support.driven_machine import drive_machine
 from tests.support.mailbox_machine import LEVELS, QUEUE, TTL_MS, MailboxMachine, message
+from tests.support.planted_faults import Fault, assert_finds, cases
 
 BEGIN_MS = 10_000_000
 ASKER = "asker"
@@ -43,8 +45,11 @@ class Asks(MailboxMachine):
         #: The asks that a bulkhead counts, and when their time is over.
         self.in_flight: dict[str, int] = {}
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(budget=st.sampled_from([call_budget.START, 250]))
+    def begin(self, budget: int) -> None:
+        # Few examples come to the end of a whole budget.
+        self.budget = budget
+        self.redis.hset(self.keys.calls(QUEUE), "budget", budget)
         for queue in (QUEUE, ASKER):
             self.run_script(*commands.declare(self.keys, queue, [self.keys.stream(queue, level) for level in LEVELS]))
         # The asker's mailbox is full, and its breaker open: replies must pass both.
@@ -80,7 +85,7 @@ class Asks(MailboxMachine):
             expected: Any = [b"not sent", b"budget"] if budget is None else number.encode()
             if budget is not None and in_flight is None:
                 count = str(len(bulkhead.in_flight(before, self.now))).encode()
-                expected = [b"refused", 0, [b"bulkhead", count, b"2", b"0"]]
+                expected = [b"refused", 0, [b"bulkhead", count, b"2", b"0", b"0"]]
             assert self.run_script(*call) == expected
             self.refused += budget is None
         if budget is not None and in_flight is not None:
@@ -107,18 +112,21 @@ class Asks(MailboxMachine):
         self.counted.update({"asked": count})
 
     @precondition(lambda self: self.asks)
-    @rule(data=st.data())
-    def hedge(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), repeats=st.booleans())
+    def hedge(self, data: st.DataObject, repeats: bool) -> None:
         number = data.draw(st.sampled_from(sorted(self.asks)))
         state, budget, copy = self.asks[number], call_budget.spent(self.budget), f"c{len(self.requests)}"
-        said = self.run_script(*self.call(number, copy, "hedge", 0))
-        if state is None:
-            assert said == [b"not sent", b"ended"]
-        elif budget is None:
-            assert said == [b"not sent", b"budget"]
-            self.refused += 1
-        else:
-            assert said == copy.encode()
+        call = self.call(number, copy, "hedge", 0)
+        for _ in range(2 if repeats else 1):
+            said = self.run_script(*call)
+            if state is None:
+                assert said == [b"not sent", b"ended"]
+            elif budget is None:
+                assert said == [b"not sent", b"budget"]
+                self.refused += 1
+            else:
+                assert said == copy.encode()
+        if state is not None and budget is not None:
             self.budget = budget
             self.asks[number], self.requests[copy] = pure.accepted(state, copy), number
             self.counted.update(["hedged"])
@@ -132,22 +140,27 @@ class Asks(MailboxMachine):
             self.held[json.loads(raw)["headers"]["id"]] = stream, entry.decode()
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), how=st.sampled_from(["handled", "dead", "expired", "letter", "retry", "twice"]))
+    @rule(
+        data=st.data(),
+        how=st.sampled_from(["handled", "dead", "late", "expired", "letter", "late letter", "retry", "twice"]),
+    )
     def settle(self, data: st.DataObject, how: str) -> None:
         number = data.draw(st.sampled_from(sorted(self.held)))
         (stream, entry), k = self.held.pop(number), self.keys
-        ended = {"letter": "dead", "twice": "handled"}.get(how, how)
-        if how == "letter":
-            letter = json.dumps({"queue": QUEUE, "reason": "timeout"})
+        ended = {"letter": "dead", "late": "dead", "late letter": "dead", "twice": "handled"}.get(how, how)
+        reason = "deadline passed" if how.startswith("late") else "timeout"
+        if how.endswith("letter"):
+            letter = json.dumps({"queue": QUEUE, "reason": reason})
+            outcome = json.dumps({"outcome": ended, "reason": reason})
             call = commands.dead_letter(
-                k, QUEUE, stream, entry, letter, "timeout", "ValueError", delivery=number, ttl_ms=TTL_MS
+                k, QUEUE, stream, entry, letter, reason, "ValueError", delivery=number, outcome=outcome, ttl_ms=TTL_MS
             )
         elif how == "retry":
             call = commands.retry(
                 k, QUEUE, stream, entry, f"0|{number}", message(number), 0, ttl_ms=TTL_MS, delivery=number
             )
         else:
-            outcome = json.dumps({"outcome": ended, "result": 'a "quoted" \\ é'})
+            outcome = json.dumps({"outcome": ended, "result": 'a "quoted" \\ é', "reason": reason})
             call = commands.settle_with_outcome(
                 stream, k.ledger(QUEUE), k.outcome(number), entry, ended, outcome, TTL_MS
             )
@@ -156,12 +169,12 @@ class Asks(MailboxMachine):
         if how == "retry" and not self.redis.exists(k.outcome(number)):
             return
         # One that was cancelled while it was held ends with its attempt, whatever that came to.
-        self.end(number, "cancelled" if how == "retry" else ended)
+        self.end(number, "cancelled" if how == "retry" else ended, is_late=how.startswith("late"))
 
-    def end(self, copy: str, ended: str) -> None:
+    def end(self, copy: str, ended: str, *, is_late: bool = False) -> None:
         self.ended.add(copy)
         number = self.requests[copy]
-        self.asks[number], ending = pure.outcome_recorded(self.asks[number], copy, ended)
+        self.asks[number], ending = pure.outcome_recorded(self.asks[number], copy, ended, is_late=is_late)
         self.came_to(number, ending)
 
     def came_to(self, number: str, ending: Ending | None) -> None:
@@ -247,12 +260,44 @@ class Asks(MailboxMachine):
         assert row.get("accepted", 0) == waiting + ends == len(self.requests)
 
 
-@pytest.mark.timeout(300)
 def test_the_scripts_asks_are_the_pure_ones(own_redis_server: EmbeddedServer) -> None:
     Asks.url = own_redis_server.url
-    run_state_machine_as_test(
-        Asks,
-        settings=settings(
-            max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
-    )
+    drive_machine(Asks, "ASK_EXAMPLES", examples=30)
+
+
+#: In a script: what is right, and what is not.
+FAULTS = {
+    "a reply is lost": Fault("put(ask.stream, ask.before .. within_text(outcome) .. ask.after)", ""),
+    "an ask ends twice": Fault("return false end\n  redis.call('DEL', key)", "return false end"),
+    "the budget is exceeded": Fault("if call_budget(calls) >= BUDGET_PRICE", "if call_budget(calls) >= 0"),
+    "a request too many is in flight": Fault("if count >= most then return count", "if count > most then return count"),
+    "the time is over at once": Fault("or math.huge) then return 0 end", "or math.huge) then local _ = 0 end"),
+    "what is given up is replied": Fault("asks.finish(ask, 'given_up')", "asks.finish(ask, 'given_up', '{}')"),
+    "the other copies run on": Fault("if copy[1] ~= winner then", "if false then"),
+    "a held copy is not marked": Fault("redis.call('HSET', hooks, 'cancel', ", "redis.call('HSET', hooks, 'x', "),
+    "the time outlives its ask": Fault("redis.call('ZREM', root .. 'timers', 'ask:' .. id)", ""),
+    "a place in flight outlives its request": Fault("if ask.bulkhead then leave_bulkhead(ask.bulkhead, id) end", ""),
+    "a retry costs nothing": Fault("call_budget(calls) - BUDGET_PRICE", "call_budget(calls)"),
+    "what was not sent is taken for sent": Fault(
+        "if why_not then\n  forget_publish(publishes, token)",
+        "if why_not then",
+    ),
+    "a repeated request is accepted twice": Fault("if last == token then return delivery end", ""),
+    "repeated requests are accepted twice": Fault("if last == token then return count end", ""),
+    "what its deadline has ended has failed": Fault(
+        "return asks.time_out(key, copy)", "return asks.finish(key, ended, outcome, copy)"
+    ),
+    "a reply is not counted": Fault("count_accepted(ask.ledger, 1)", ""),
+    "hooks are left of a request": Fault("redis.call('HDEL', hooks, 'ask')", ""),
+    "an ask of many never times out": Fault("redis.call(unpack(due))", ""),
+    "the time is never over": Fault(
+        "if now_ms() < tonumber(redis.call('ZSCORE'",
+        "if 0 < tonumber(redis.call('ZSCORE'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", cases(FAULTS, fast=2))
+def test_the_machine_finds_a_planted_fault(own_redis_server: EmbeddedServer, fault: str) -> None:
+    Asks.url = own_redis_server.url
+    assert_finds(Asks, FAULTS[fault], examples=100)

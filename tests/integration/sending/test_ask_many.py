@@ -118,12 +118,6 @@ def asks(redis_url: str) -> Iterator[Asks]:
     close(made)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer() as server:
-        yield server
-
-
 def quotes(count: int) -> list[Message]:
     return [Quote(number=number) for number in range(count)]
 

@@ -13,7 +13,7 @@ import pytest
 from orchestrator import Handled
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.sending.dispatch import send_with_events
-from orchestrator.sending.outgoing_message import AskRequest
+from orchestrator.sending.messages.outgoing_message import AskRequest
 from orchestrator.sending.send_options import CheckedOptions
 from orchestrator.telemetry import attach, detach
 from tests.apps.calls_app import Order, Quote
@@ -48,14 +48,23 @@ def test_replies_come_as_messages_with_their_tags(both: Askers) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "why"), [("fails", "no price"), ("odd", "not JSON data"), ("large", "result of 3000002 bytes")]
+    ("how", "why", "letters"),
+    [
+        ("fails", "no price", []),
+        ("odd", "not JSON data", [("billing", "result not stored")]),
+        ("large", "result of 3000002 bytes", [("billing", "result too large")]),
+    ],
 )
-def test_what_is_not_handled_is_an_error(both: Askers, how: str, why: str) -> None:
+def test_what_is_not_handled_is_an_error(both: Askers, how: str, why: str, letters: list[tuple[str, str]]) -> None:
+    """For the asker; what the agent that is asked has to correct is its dead letter, too."""
+    before = {letter.id for letter in both.orchestrator.dead_letters.list(100)}
     both.orchestrator.send("shop", Order(number=1, how=how))
     (reply,) = both.replied(1)
     assert why in reply["error"]
     both.idle()
     assert both.counts() == {"asked": 1, "dead": 1}
+    kept = [letter for letter in both.orchestrator.dead_letters.list(100) if letter.id not in before]
+    assert [(letter.agent, letter.reason) for letter in kept] == letters
 
 
 def test_a_time_out_is_the_reply_and_ends_the_request(both: Askers) -> None:
@@ -66,7 +75,7 @@ def test_a_time_out_is_the_reply_and_ends_the_request(both: Askers) -> None:
     orchestrator.send("shop", Order(number=2, how="holds", timeout_s=0.2))
     (reply,) = both.replied(1)
     assert reply["tag"] == {"number": 2}
-    assert "no recorded outcome after 0.2 s" in reply["error"]
+    assert "has no reply after 0.2 s" in reply["error"]
     both.redis.rpush("test:go:1", 1)
     assert {r["tag"]["number"] for r in both.replied(2)} == {1, 2}
     both.idle()
@@ -93,7 +102,7 @@ def test_an_ask_is_an_event(both: Askers) -> None:
 
 def test_a_time_out_that_a_sweep_notices_first_is_in_the_inbox(both: Askers) -> None:
     runtime = both.orchestrator.runtime
-    backend, request = runtime.backend(), runtime.sender.build("alone", Quote(number=1), CheckedOptions())
+    backend, request = runtime.modes.backend(), runtime.sender.build("alone", Quote(number=1), CheckedOptions())
     send_with_events(backend, replace(request, ask=AskRequest(request.id, 0.02, inbox=("box", "one"))))
     eventually(lambda: runtime.redis.timers.run())
     assert backend.inbox("box").read(monotonic() + 5) == [("one", None)]

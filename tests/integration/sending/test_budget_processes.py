@@ -9,7 +9,7 @@ import sys
 from contextlib import ExitStack
 
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.sending.call_counts import CallCounts
+from orchestrator.sending.calls.call_counts import CallCounts
 from tests.apps import calls_app
 from tests.support.cluster import Cluster
 from tests.support.worker_process import ROOT, WorkerProcess

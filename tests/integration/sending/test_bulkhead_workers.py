@@ -52,7 +52,7 @@ def test_of_many_callers_no_more_than_may_are_served_at_once_and_all_permits_com
 
     with WorkerProcess(APP, redis_url, pool="threads", concurrency=8) as worker:
         eventually(lambda: orchestrator.registry.hosted("billing", "billing"), 15, worker.log)
-        with ThreadPoolExecutor(6) as callers:
+        with ThreadPoolExecutor(12) as callers:
             results = list(callers.map(call, range(60)))
         assert results == list(range(60)), "those that waited have got their turn"
         assert 1 <= int(client.get("test:most")) <= 3, "more than three were served at once"

@@ -31,6 +31,7 @@ from orchestrator import (
 from orchestrator.telemetry import attach, detach
 from tests.support.eventually import eventually
 from tests.support.living_agents import close, live, mail, make
+from tests.support.timing import least_s
 
 
 class Quote(Message):
@@ -55,6 +56,11 @@ class Patient(Billing):
     bulkhead = Bulkhead(calls=1, wait_s=0.3)
 
 
+class Queue(Billing):
+    name = "queue"
+    bulkhead = Bulkhead(calls=1, wait_s=30)
+
+
 class Open(Billing):
     name = "open"
     bulkhead = None
@@ -71,7 +77,7 @@ class Asker(Agent):
     def quoted(self, reply: Reply) -> None: ...
 
 
-AGENTS = (Billing, Patient, Open, Asker)
+AGENTS = (Billing, Patient, Queue, Open, Asker)
 
 
 @pytest.fixture
@@ -116,7 +122,7 @@ def test_no_more_requests_are_in_flight_than_may_be(orchestrator: Orchestrator) 
 
 
 def test_another_process_that_does_not_know_the_class_is_counted_too(orchestrator: Orchestrator) -> None:
-    orchestrator.runtime.announce([agent.name for agent in AGENTS])
+    orchestrator.runtime.redis.announce(orchestrator.runtime.directory.entries([agent.name for agent in AGENTS]))
     other = make(orchestrator.app.conf.broker_url)
     other.ask("billing", Quote(), timeout_s=30)
     orchestrator.ask("billing", Quote(), timeout_s=30)
@@ -149,6 +155,75 @@ def test_one_more_waits_until_another_ends(orchestrator: Orchestrator) -> None:
     waiting.join(10)
     assert len(accepted) == 1
     assert in_flight(orchestrator, "patient") == 1
+
+
+def commands_while(orchestrator: Orchestrator, act: Any) -> int:
+    """The script calls that Redis has run meanwhile."""
+    client: Any = orchestrator.runtime.store.client
+    client.config_resetstat()
+    act()
+    return int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+def in_line(orchestrator: Orchestrator) -> int:
+    store: Any = orchestrator.runtime.store
+    count: int = store.client.zcard(store.keys.bulkhead_line("queue"))
+    return count
+
+
+def test_those_that_wait_are_woken_in_their_order_and_do_not_ask_meanwhile(orchestrator: Orchestrator) -> None:
+    held = [orchestrator.ask("queue", Quote(), timeout_s=30)]
+    served: list[int] = []
+
+    def wait(number: int) -> None:
+        asked = orchestrator.ask("queue", Quote(number=number), timeout_s=30)
+        served.append(number)
+        held.append(asked)
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(5)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        eventually(lambda number=number: in_line(orchestrator) == number + 1)  # type: ignore[misc]
+    # Two of the five look once more in half a second, at most: they sleep for a second.
+    assert commands_while(orchestrator, lambda: threads[0].join(0.5)) <= 5
+    for number in range(5):
+        assert in_line(orchestrator) == 5 - number
+        held[-1].cancel()
+        eventually(lambda number=number: served == list(range(number + 1)))  # type: ignore[misc]
+        eventually(lambda number=number: len(held) == number + 2)  # type: ignore[misc]
+        assert in_flight(orchestrator, "queue") == 1
+    for thread in threads:
+        thread.join(10)
+    held[-1].cancel()
+    assert (in_flight(orchestrator, "queue"), in_line(orchestrator)) == (0, 0)
+
+
+def test_a_request_in_flight_that_is_never_ended_keeps_nobody_waiting(orchestrator: Orchestrator) -> None:
+    orchestrator.ask("queue", Quote(), timeout_s=0.2)
+    took_s = least_s(lambda: orchestrator.ask("queue", Quote(), timeout_s=0.2))
+    assert took_s < 0.9, "it has slept for no longer than the other had"
+
+
+def test_a_place_that_nobody_comes_for_goes_to_the_next(orchestrator: Orchestrator) -> None:
+    store: Any = orchestrator.runtime.store
+    first = orchestrator.ask("queue", Quote(), timeout_s=30)
+    # As one that was killed while it waited.
+    store.client.zadd(store.keys.bulkhead_line("queue"), {"killed": 1})
+    waiting = threading.Thread(target=lambda: orchestrator.ask("queue", Quote(), timeout_s=30))
+    waiting.start()
+    eventually(lambda: in_line(orchestrator) == 2)
+    first.cancel()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert in_flight(orchestrator, "queue") == 1
+
+
+def test_who_has_waited_in_vain_is_in_no_line(orchestrator: Orchestrator) -> None:
+    orchestrator.ask("patient", Quote(), timeout_s=30)
+    with pytest.raises(BulkheadFull):
+        orchestrator.ask("patient", Quote(), timeout_s=30)
+    store: Any = orchestrator.runtime.store
+    assert not store.client.exists(store.keys.bulkhead_line("patient"))
 
 
 def test_a_request_whose_time_is_over_is_not_in_flight(orchestrator: Orchestrator) -> None:
@@ -229,7 +304,7 @@ def test_in_eager_mode_handlers_that_call_each_other_fill_it(eager: Orchestrator
 
 
 def test_in_eager_mode_the_error_is_the_same(eager: Orchestrator) -> None:
-    eager.runtime.eager_mode.backend._bulkheads._requests["billing"] = {"a": 10**12, "b": 10**12}
+    eager.runtime.modes.eager.backend.acceptance._bulkheads._requests["billing"] = {"a": 10**12, "b": 10**12}
     with pytest.raises(BulkheadFull, match="the bulkhead of 'billing' is full: 2 requests in flight; allowed: 2"):
         eager.call("billing", Quote(), timeout_s=5)
     assert eager.ask("open", Quote(number=1), timeout_s=5).reply() == 1

@@ -23,6 +23,8 @@ from orchestrator import (
     Send,
     SendFailed,
     Stale,
+    UnknownAgent,
+    UnknownMessage,
     Value,
 )
 from orchestrator.core.errors import DeliveryTimeout
@@ -41,6 +43,8 @@ def both() -> Iterator[Askers]:
 
 @pytest.fixture(autouse=True)
 def _anew(both: Askers) -> None:
+    # The test before may have started the worker again.
+    eventually(lambda: both.orchestrator.registry.hosted("billing", "billing"))
     both.forget()
 
 
@@ -59,13 +63,14 @@ def test_a_call_and_an_ask(both: Askers) -> None:
     assert held.reply() == 2
 
 
-def test_who_must_not_run_again_fails_as_soon_as_its_death_is_found(both: Askers) -> None:
+@pytest.mark.parametrize("retry", [None, Retry(max_retries=2, backoff=Constant(delay_s=0))], ids=["once", "retried"])
+def test_who_must_not_run_again_fails_as_soon_as_its_death_is_found(both: Askers, retry: Retry | None) -> None:
     took_s: list[float] = []
 
     def call() -> None:
-        began = monotonic()
+        began, held = monotonic(), Quote(number=3, how="holds")
         with pytest.raises(SendFailed, match="worker died"):
-            both.orchestrator.call("billing", Quote(number=3, how="holds"), timeout_s=60, on_death="fail")
+            both.orchestrator.call("billing", held, timeout_s=60, on_death="fail", retry=retry)
         took_s.append(monotonic() - began)
 
     calling = threading.Thread(target=call)
@@ -111,7 +116,8 @@ def begin_caller(both: Askers, timeout_s: float) -> subprocess.Popen[bytes]:
 
 
 def test_a_durable_fallback_is_sent_although_its_caller_was_killed(both: Askers) -> None:
-    caller = begin_caller(both, timeout_s=1)
+    # A busy worker begins it after some seconds; after the time-out it would not begin it.
+    caller = begin_caller(both, timeout_s=5)
     try:
         eventually(lambda: both.redis.llen("test:begun") == 1, 20)
     finally:
@@ -124,6 +130,16 @@ def test_a_durable_fallback_is_sent_although_its_caller_was_killed(both: Askers)
     both.idle()
     counts = both.counts("bounded")
     assert (counts["asked"], counts.get("timeout", 0) + counts.get("dead", 0)) == (1, 1)
+
+
+def test_a_fallback_that_cannot_be_tried_is_refused_before_the_call_is_sent(both: Askers) -> None:
+    """Regression: it was noticed only when it was needed, and hid the call's own error and the fallbacks after it."""
+    failing = Quote(number=1, how="fails")
+    for fallback, error in (("ghost", UnknownAgent), ("shop", UnknownMessage)):
+        before = sum(row.accepted for row in both.orchestrator.ledger())
+        with pytest.raises(error):
+            both.orchestrator.call("billing", failing, timeout_s=10, fallback=[Ask(fallback), Value(3)])
+        assert sum(row.accepted for row in both.orchestrator.ledger()) == before
 
 
 def test_a_durable_fallback_is_sent_once(both: Askers) -> None:
@@ -179,11 +195,19 @@ def test_retries_and_their_budget(both: Askers) -> None:
 
 def test_the_first_copy_that_is_answered_is_the_reply_and_the_others_are_cancelled(both: Askers) -> None:
     orchestrator = both.orchestrator
-    hedge = Hedge(after_s=0.1, most=3)
-    assert orchestrator.call("billing", Slowly(key="quick"), timeout_s=10, hedge=hedge) == "quick"
+    assert orchestrator.call("billing", Slowly(key="quick"), timeout_s=30, hedge=Hedge(after_s=10, most=3)) == "quick"
     assert both.counts() == {"asked": 1, "handled": 1, "budget": 1010}
+
+    def end_the_first() -> None:
+        eventually(lambda: both.counts().get("hedged") == 2, 20)
+        both.redis.rpush("test:never", 1)
+
+    ending = threading.Thread(target=end_the_first)
+    ending.start()
     # One worker with one slot: the copies wait behind the first, and are cancelled when it ends.
-    assert orchestrator.call("billing", Slowly(key="slow", for_s=1.0), timeout_s=10, hedge=hedge) == "slow"
+    slow = Slowly(key="slow", for_s=20)
+    assert orchestrator.call("billing", slow, timeout_s=30, hedge=Hedge(after_s=0.1, most=3)) == "slow"
+    ending.join()
     both.idle()
     assert both.counts()["hedged"] == 2
     assert both.row("billing").cancelled >= 2
@@ -214,8 +238,7 @@ def test_asking_many(both: Askers) -> None:
     # Another number: the one above may have been cancelled before it was begun.
     with pytest.raises(NotEnoughReplies) as late:
         orchestrator.ask_all(["billing"], Quote(number=9, how="holds"), timeout_s=0.3)
-    # Its deadline is the same as the time-out; which is noticed first is open.
-    assert isinstance(late.value.errors["billing"], DeliveryTimeout | SendFailed)
+    assert isinstance(late.value.errors["billing"], DeliveryTimeout)
     both.redis.rpush("test:go:9", 1)
     both.idle()
 

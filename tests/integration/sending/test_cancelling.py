@@ -42,7 +42,7 @@ def cluster(redis_url: str, workers: list[WorkerProcess]) -> Iterator[Cluster]:
 def running(cluster: Cluster, delivery: Delivery) -> str:
     """Waits until it runs; returns its holder."""
     eventually(lambda: delivery.status() is Status.RUNNING, WAIT_S, cluster.log)
-    found = cluster.orchestrator.runtime.backend().tracker.find("worker", delivery.id)
+    found = cluster.orchestrator.runtime.modes.backend().tracker.find("worker", delivery.id)
     assert found is not None
     return found.holder
 
@@ -74,7 +74,7 @@ def test_a_failing_attempt_that_was_cancelled_is_the_last_one_on_any_worker(
     assert (cluster.row().cancelled, cluster.row().retried) == (4, 0)
 
 
-def test_what_was_cancelled_and_whose_worker_dies_is_not_handed_on(
+def test_what_was_cancelled_and_whose_worker_dies_is_not_requeued(
     cluster: Cluster, workers: list[WorkerProcess]
 ) -> None:
     delivery = cluster.orchestrator.send("worker", app.Hold(name="dies"), retry=PATIENT)

@@ -116,7 +116,7 @@ def test_it_is_what_celery_would_have_sent(
 ) -> None:
     SENDS[name](orchestrator)
     assert by_celery() == []
-    monkeypatch.setattr(fast_publisher.FastPublisher, "_is_plain", lambda self, parcel: False)
+    monkeypatch.setattr(fast_publisher.FastPublisher, "_is_plain", lambda *_: False)
     SENDS[name](orchestrator)
     assert len(by_celery()) == 1
     queue = "clerk" if name in ("agent", "unicode", "deep", "long", "options") else "celery"
@@ -198,7 +198,7 @@ def test_a_copy_is_what_celery_would_have_sent(
     orchestrator: Orchestrator, redis: Any, settings: dict[str, Any]
 ) -> None:
     redis.zadd(KEYS.leases, {"somebody": 1})
-    redis.hset(KEYS.incarnation("somebody"), "queues", '["clerk"]')
+    redis.sadd(KEYS.servers("clerk"), "somebody")
     orchestrator.app.conf.update(settings)
     message = Text(text="50% of %(id)s", password="hunter3")
     report = orchestrator.broadcast(["clerk"], message, metadata={"a": "%s"})

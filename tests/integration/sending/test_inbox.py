@@ -15,8 +15,9 @@ import pytest
 
 from orchestrator import Handled, Orchestrator
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.sending.inbox import RedisInbox
+from orchestrator.sending.calls.inbox import RedisInbox
 from tests.support.living_agents import close, make, reader
+from tests.support.timing import least_s
 
 #: `select.select` takes no file with a number from this on.
 _MOST_FILES_OF_SELECT = 1024
@@ -39,10 +40,10 @@ def put(orchestrator: Orchestrator, id: str, label: str) -> None:
 
 def test_a_wait_ends_in_time_and_the_next_one_goes_on(orchestrator: Orchestrator) -> None:
     with RedisInbox(lambda: orchestrator.runtime.store, "box") as inbox:
-        for _ in range(3):
-            began = monotonic()
-            assert inbox.read(began + 0.02) == []
-            assert monotonic() - began < 0.4, "Redis itself would say so after up to a second"
+        read: list[Any] = []
+        took_s = least_s(lambda: read.extend(inbox.read(monotonic() + 0.02)))
+        assert took_s < 0.4, "Redis itself would say so after up to a second"
+        assert read == []
         came = threading.Timer(0.05, put, (orchestrator, "box", "one"))
         came.start()
         assert inbox.read(monotonic() + 20) == [("one", Handled("one", 1))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -20,7 +21,9 @@ from orchestrator import (
     UnknownAgent,
     Value,
 )
+from orchestrator.registry import registering
 from tests.apps import calls_app
+from tests.support.timing import least_s
 
 ONE, OTHER = "one@host:1#1", "other@host:2#2"
 
@@ -70,6 +73,56 @@ def test_an_agent_that_has_just_died_is_refused_although_it_was_known_to_live(
     with pytest.raises(AgentDown):
         orchestrator.call("billing", calls_app.Slowly(key="a"), timeout_s=5)
     assert accepted(orchestrator, client) == 1
+
+
+def report_alive(orchestrator: Orchestrator, client: Any, reason: str) -> None:
+    """As a process does that finds out that its incarnation was declared dead."""
+    death = {"incarnation": ONE, "reason": reason, "by": ONE, "agents": json.dumps(["billing"])}
+    client.xadd(orchestrator.runtime.store.keys.deaths, death)
+
+
+@pytest.mark.parametrize("reason", ["fenced", "dataset_lost"])
+def test_a_host_that_was_declared_dead_and_lives_is_waited_for_until_it_has_registered_anew(
+    orchestrator: Orchestrator, client: Any, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """Regression: its callers got AgentDown for the moment in which it connects again."""
+    looks: list[float] = []
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:
+            join(orchestrator, client, OTHER)
+
+    monkeypatch.setattr(registering, "sleep", pause)
+    report_alive(orchestrator, client, reason)
+    send(orchestrator)
+    assert len(looks) == 2
+    assert accepted(orchestrator, client) == 1
+
+
+def test_a_host_that_has_reported_and_does_not_register_is_waited_for_at_most_a_second(
+    orchestrator: Orchestrator, client: Any
+) -> None:
+    report_alive(orchestrator, client, "fenced")
+
+    def call() -> None:
+        with pytest.raises(AgentDown):
+            orchestrator.call("billing", calls_app.Slowly(key="a"), timeout_s=0.2)
+
+    assert least_s(call) < 0.8, "no longer than the caller waits"
+    began = monotonic()
+    with pytest.raises(AgentDown):
+        send(orchestrator)
+    assert monotonic() - began < 5
+
+
+def test_a_host_that_was_killed_is_not_waited_for(
+    orchestrator: Orchestrator, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registering, "sleep", lambda _: pytest.fail("waited"))
+    report_alive(orchestrator, client, "killed")
+    with pytest.raises(AgentDown):
+        send(orchestrator)
 
 
 @pytest.mark.parametrize(

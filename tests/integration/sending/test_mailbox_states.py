@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from orchestrator import Agent, Breaker, Mailbox, Message, Orchestrator, Retry, handles, load_settings
-from orchestrator.cli.agents import agents
-from orchestrator.core.breaker import BreakerStatus, Phase
+from orchestrator.cli.agents.command import agents
+from orchestrator.core.admission.breaker import BreakerStatus, Phase
 from orchestrator.core.errors import CircuitOpen, InvalidPolicy, UnknownAgent
+from orchestrator.maintenance.manager import Manager
 from orchestrator.maintenance.unserved import UnservedCheck
 from orchestrator.registry.mailboxes import MailboxState
 from orchestrator.registry.registry import AgentEntry
@@ -274,4 +275,4 @@ def test_the_manager_warns_of_an_unserved_mailbox_once_it_is_no_passing_state(
 
 
 def test_housekeeping_looks_for_unserved_mailboxes(redis_url: str) -> None:
-    assert "orchestrator.unserved-mailboxes" in make(redis_url).runtime.run_housekeeping()
+    assert "orchestrator.unserved-mailboxes" in Manager(make(redis_url).runtime).run()

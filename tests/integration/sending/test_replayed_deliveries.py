@@ -56,7 +56,7 @@ def waits_anew(delivery: Delivery) -> None:
 
 
 @pytest.mark.parametrize("how", ["one", "many", "edited", "automatically"])
-def test_a_delivery_that_is_sent_again_waits_anew(shop: Orchestrator, how: str) -> None:
+def test_a_delivery_that_is_replayed_waits_anew(shop: Orchestrator, how: str) -> None:
     delivery = shop.send("billing", Charge(order_id="o", cents=1), metadata={"id": "another"})
     letter = died(shop, delivery)
     outcome = delivery.outcome()

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from redis import Redis
 
 from orchestrator import Dead, Orchestrator
-from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.dead_letters.group import dead_letters
 from orchestrator.cli.send import send
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.transport import TRANSPORT
@@ -54,7 +54,7 @@ SENDS: dict[str, Callable[[Orchestrator], Any]] = {
 
 
 @pytest.mark.parametrize("name", SENDS)
-def test_whatever_the_door_headers_have_no_secret(cluster: Cluster, name: str) -> None:
+def test_whichever_way_it_is_sent_headers_have_no_secret(cluster: Cluster, name: str) -> None:
     log = cluster.orchestrator.dead_letters
     cluster.orchestrator.dead_letters.purge(all=True)
     SENDS[name](cluster.orchestrator)

@@ -11,7 +11,7 @@ from celery import Celery
 from redis import Redis
 
 from orchestrator import Dead, Orchestrator
-from orchestrator.core.outcome import to_wire
+from orchestrator.core.deliveries.outcome import to_wire
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.transport import TRANSPORT
 from tests.apps import secrets_app as app

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from orchestrator import Agent, Mailbox, MailboxFull, Message, Orchestrator, Reply, handles, replies
-from orchestrator.core.policy import WhenDown
+from orchestrator.core.policies.policy import WhenDown
 from orchestrator.embedded import EmbeddedServer
 from tests.apps.calls_app import Order
 from tests.support.askers import APP, Askers

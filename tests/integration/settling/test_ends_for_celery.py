@@ -64,7 +64,7 @@ def test_poison_that_nobody_waits_for_is_signalled_too(make_ends: Callable[..., 
 def test_a_full_mailbox_ends_what_it_drops(make_ends: Callable[..., Ends]) -> None:
     ends = make_ends()
     orchestrator = ends.app.orchestrator
-    orchestrator.runtime.announce(["small"])
+    orchestrator.runtime.redis.announce(orchestrator.runtime.directory.entries(["small"]))
     # An agent's messages have no result in the backend.
     sig = ends.sig("small.Work", {"name": "n"}, queue="small", link_error=[ends.sig("errback")])
     for n in range(3):

@@ -11,7 +11,7 @@ from typing import Any
 import celery
 import pytest
 
-from orchestrator.core.supervision import HEADER
+from orchestrator.core.deliveries.supervision import HEADER
 from tests.apps import settling_app
 from tests.support.eventually import eventually
 from tests.support.settling_cluster import WITHOUT_ORCHESTRATOR, SettlingCluster, settling

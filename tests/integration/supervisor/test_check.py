@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.embedded.ports import free_port
-from orchestrator.supervisor import reading
+from orchestrator.supervisor.reading import asked_app
+from orchestrator.supervisor.reading import read as reading
 from tests.support.supervised import ORCHESTRATOR, process, toml
 
 ROOT = Path(__file__).parents[3]
+
+BEAT = {"id": "beat", "kind": "beat"}
 
 
 def check(
@@ -42,18 +45,43 @@ def check(
             "tests.apps.supervised_app",
             "queue counter2: no agent, task or setting of app tests.apps.supervised_app names it",
         ),
+        (
+            {"id": "s", "children": [{"id": "a", "kind": "worker", "queues": ["counter"]}, BEAT]},
+            "tests.apps.supervised_app",
+            "no worker serves queue celery, to which beat sends celery.backend_cleanup",
+        ),
         (process("a", ["/no/such/program"]), "x", "a: '/no/such/program' is not an executable file on PATH"),
         (process("a", directory="nowhere"), "x", "nowhere is not there"),
     ],
-    ids=["mailbox", "queue", "program", "directory"],
+    ids=["mailbox", "queue", "beat", "program", "directory"],
 )
 def test_warnings(tmp_path, child, app, warning):
     done = check(tmp_path, [child], app=app)
 
     assert done.returncode == 0
     assert warning in done.stderr
-    assert done.stdout.splitlines()[0] == "orchestrator.toml: one_for_one, 3 restarts in 60 s, then escalate"
+    assert done.stdout.splitlines()[0] == "orchestrator.toml: one_for_one, 9 restarts in 60 s, then escalate"
     assert not (tmp_path / ".state").exists()
+
+
+def test_without_an_intensity_three_restarts_of_each_process_are_allowed(tmp_path):
+    group = {"id": "s", "children": [process("a", replicas=4)]}
+    done = check(tmp_path, [group, process("b")], app="x")
+
+    assert [line for line in done.stdout.splitlines() if "one_for_one" in line] == [
+        "orchestrator.toml: one_for_one, 15 restarts in 60 s, then escalate",
+        "s: one_for_one, 12 restarts in 60 s, then escalate",
+    ]
+
+
+def test_the_intensity_that_hold_brings_with_it_is_shown(tmp_path):
+    held = {"id": "s", "children": [process("a", replicas=4)], "on_give_up": "hold"}
+    done = check(tmp_path, [held], app="x")
+
+    assert done.stdout.splitlines()[1] == (
+        "s: one_for_one, 1 restart in 60 s of all its children together "
+        '(the default with on_give_up = "hold"), then hold'
+    )
 
 
 def test_an_app_that_cannot_be_imported_is_an_error(tmp_path):
@@ -65,7 +93,7 @@ def test_an_app_that_cannot_be_imported_is_an_error(tmp_path):
 
 def test_queues_that_the_app_knows_are_not_warned_of(tmp_path):
     queues = ["counter", "celery", "monitor-manager"]
-    done = check(tmp_path, [{"id": "a", "kind": "worker", "queues": queues}, {"id": "beat", "kind": "beat"}])
+    done = check(tmp_path, [{"id": "a", "kind": "worker", "queues": queues}, BEAT])
 
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -102,7 +130,7 @@ def test_a_redis_at_the_port_of_the_apps_broker_is_not(tmp_path):
     [("redis://127.0.0.1:6473/0", False), ("redis://elsewhere:6379/0", False), ("redis://127.0.0.1:6379/0", True)],
 )
 def test_the_default_tree_starts_a_redis_only_where_the_app_looks_for_one(tmp_path, monkeypatch, broker, is_started):
-    monkeypatch.setattr(reading, "_REDIS_PORT", port := free_port())
+    monkeypatch.setattr(asked_app, "REDIS_PORT", port := free_port())
     write_app(tmp_path, broker.replace("6379", str(port)))
     for name in ("ORCHESTRATOR_BROKER_URL", "ORCHESTRATOR_CONFIG"):
         monkeypatch.delenv(name, raising=False)
@@ -111,7 +139,7 @@ def test_the_default_tree_starts_a_redis_only_where_the_app_looks_for_one(tmp_pa
 
 
 def test_the_default_tree_of_an_app_that_names_no_broker_starts_a_redis(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "_REDIS_PORT", free_port())
+    monkeypatch.setattr(asked_app, "REDIS_PORT", free_port())
     (tmp_path / "plain.py").write_text("from celery import Celery\napp = Celery('plain')\n")
     for name in ("ORCHESTRATOR_BROKER_URL", "ORCHESTRATOR_CONFIG"):
         monkeypatch.delenv(name, raising=False)

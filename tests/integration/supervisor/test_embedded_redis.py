@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
 from celery import Celery
+from redis import Redis
 
 from orchestrator import Orchestrator, load_settings
 from orchestrator.embedded.ports import free_port
@@ -83,3 +85,16 @@ def test_what_was_accepted_runs_after_the_supervisor_was_killed_with_all_that_it
     assert sorted(death.reason for death in sender_to(port).registry.deaths(10)) == ["killed"] * 3
     assert tree.stop(60) == 0
     assert tree.members() == []
+
+
+def test_it_is_known_which_signal_has_killed_the_server(supervise, port):
+    tree = supervise([{"id": "redis", "kind": "redis", "port": port}])
+    tree.wait_for("all are ready", 60)
+    with Redis(port=port) as client:
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+    tree.wait_for("redis: process")
+
+    # The supervisor may have known that it answers before the process above it did.
+    (end,) = json.loads(tree.ask("--json", "why", "redis").stdout)["why"]["redis"]["ends"]
+    assert end["how"] == "SIGKILL"
+    assert end["last_words"][-1].startswith("error: the embedded Redis server ended ")

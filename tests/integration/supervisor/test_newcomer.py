@@ -24,7 +24,7 @@ def test_all_processes_of_a_default_tree_are_killed_in_turn(tmp_path):
     with socket.socket() as taken:
         if taken.connect_ex(("127.0.0.1", 6379)) == 0:
             pytest.skip("something listens at 127.0.0.1:6379")
-    environment = {"PYTHONPATH": str(ROOT), "C_FORCE_ROOT": "1", "TMPDIR": str(tmp_path)}
+    environment = {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "C_FORCE_ROOT": ""}
     tree = Supervised(tmp_path, None, "-A", "workers", environment=environment)
     try:
         tree.wait_for("all are ready", 90)
@@ -42,6 +42,14 @@ def test_all_processes_of_a_default_tree_are_killed_in_turn(tmp_path):
         assert [row.lost for row in rows] == [0] * len(rows)
         assert tree.stop(60) == 0
         assert tree.members() == []
+        lines = [*tree.taken, *tree.all_lines()]
+        shown = "\n".join(lines)
+        assert sum("pool solo, concurrency 1, queues monitor-manager" in line for line in lines) == 2
+        # Neither Celery's banner, nor its warning of root at each start, nor advice to start what the tree restarts.
+        for unwanted in ("[config]", "LocalTime", "superuser", "in place of", "no beat asks"):
+            assert unwanted not in shown
+        assert shown.count("run as root") == int(os.geteuid() == 0)
+        assert "the tree has ended in" in lines[-1]
     finally:
         tree.close()
 

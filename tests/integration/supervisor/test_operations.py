@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.supervisor.operator.tree_command import Client, NoSupervisor
 from orchestrator.supervisor.state_directory import SOCKET
-from orchestrator.supervisor.tree_command import Client, NoSupervisor
 from tests.support.eventually import eventually
 from tests.support.supervised import ORCHESTRATOR, PYTHON, WAITS, process
 
@@ -39,7 +40,8 @@ ALL = ("web", "agents", "agents/billing.1", "agents/billing.2", "agents/mail")
 def test_which_children_there_are(tree):
     assert states(tree) == dict.fromkeys(ALL, "ready")
     shown = tree.ask().stdout
-    assert "agents                       supervisor rest_for_one ready" in shown
+    assert "agents                       supervisor rest_for_one    ready" in shown
+    assert re.search(r"  billing.1 +process +\d+ +\d+ s +ready\n", shown)
     assert "  billing.1                  process" in shown
     # A child of another supervisor is known by its id alone.
     assert tree.ask("why", "mail").returncode == 0
@@ -47,17 +49,26 @@ def test_which_children_there_are(tree):
 
 def test_stop_start_restart(tree):
     before = tree.tree()
-    assert tree.ask("stop", "agents/billing").stdout == "agents/billing.1, agents/billing.2\n"
-    eventually(lambda: states(tree)["agents/billing.1"] == "stopped")
+    stopped = tree.ask("stop", "agents/billing")
+    assert stopped.returncode == 0
+    assert {"agents/billing.1: stopped", "agents/billing.2: stopped"} <= set(stopped.stdout.splitlines())
+    assert states(tree)["agents/billing.1"] == "stopped"
     # What an operator has stopped stays stopped when a sibling is restarted.
     os.kill(tree.tree()["agents/mail"]["pid"], signal.SIGKILL)
     eventually(lambda: tree.tree()["agents/mail"]["restarts"] == 1)
     assert states(tree)["agents/billing.2"] == "stopped"
-    tree.ask("start", "agents/billing")
-    eventually(lambda: states(tree) == dict.fromkeys(ALL, "ready"))
-    tree.ask("restart", "web")
-    eventually(lambda: tree.tree()["web"]["pid"] not in (None, before["web"]["pid"]))
+    assert "agents/billing.2: ready" in tree.ask("start", "agents/billing").stdout
+    assert states(tree) == dict.fromkeys(ALL, "ready")
+    assert tree.ask("restart", "web").stdout.splitlines()[-1] == "web: ready"
+    assert tree.tree()["web"]["pid"] not in (None, before["web"]["pid"])
     assert tree.tree()["web"]["restarts"] == 0
+
+
+def test_a_child_that_was_stopped_stays_so_in_a_restart_of_its_supervisor_which_is_no_failure(tree):
+    assert tree.ask("stop", "agents/mail").returncode == 0
+    restarted = tree.ask("restart", "agents")
+    assert (restarted.returncode, restarted.stderr) == (0, "")
+    assert states(tree) == {**dict.fromkeys(ALL, "ready"), "agents/mail": "stopped"}
 
 
 def test_a_rolling_restart_ends_when_all_are_ready(tree):
@@ -65,25 +76,107 @@ def test_a_rolling_restart_ends_when_all_are_ready(tree):
     done = tree.ask("restart", "--rolling", "agents")
 
     assert done.returncode == 0
-    assert "3 restarted one by one in" in done.stdout
+    *steps, total = done.stdout.splitlines()
+    assert re.fullmatch(r"3 of 3 restarted, one at a time, in \d+\.\d s", total)
+    for number, path in enumerate(("agents/billing.1", "agents/billing.2", "agents/mail"), 1):
+        assert any(step.startswith(f"{number} of 3: {path} is ready again after ") for step in steps)
     after = tree.tree()
     assert all(after[path]["pid"] != before[path]["pid"] for path in ALL[2:])
     assert after["web"]["pid"] == before["web"]["pid"]
 
 
+DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
+
+
+def test_a_stop_waits_for_the_end_and_says_for_what(supervise):
+    tree = supervise([process("a", [*PYTHON, DEAF], shutdown_s=3)])
+    tree.wait_for("deaf")
+    done = tree.ask("stop", "a")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["a: stopping", "waits for a (SIGKILL after 3 s) to end", "a: stopped"]
+
+
+def test_a_stop_that_takes_too_long_fails_and_one_that_is_not_waited_for_does_not(supervise):
+    tree = supervise([process("a", [*PYTHON, DEAF], shutdown_s="infinity")])
+    tree.wait_for("deaf")
+    assert tree.ask("stop", "a", "--no-wait").stdout == "a\n"
+    done = tree.ask("stop", "a", "--timeout-s", "0.5")
+
+    assert done.returncode == 1
+    assert done.stderr == "error: not stopped: a; look at: orchestrator tree why a\n"
+
+
+def test_a_stop_of_the_whole_tree_waits_for_its_end(tree):
+    done = tree.ask("stop", "")
+
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the tree has ended")
+    assert tree.process.wait(20) == 0
+
+
+def test_a_start_of_what_cannot_run_fails(supervise):
+    tree = supervise([process("a", ["/no/such/program"]), process("b")])
+    tree.wait_for("started, but for a")
+    done = tree.ask("start", "a")
+
+    assert done.returncode == 1
+    assert "error: not ready: a" in done.stderr
+
+
+def test_a_reset_of_what_runs_says_that_there_is_nothing_to_reset(tree):
+    done = tree.ask("reset", "agents")
+
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "agents: neither on hold nor failed; only its counts of ends begin anew"
+
+
 def test_scale_add_and_remove(tree):
-    assert "agents/billing.4" in tree.ask("scale", "agents/billing=4").stdout
-    eventually(lambda: states(tree).get("agents/billing.4") == "ready")
-    assert tree.ask("scale", "billing=1").stdout.splitlines()[1:] == [
-        "removed: agents/billing.4", "removed: agents/billing.3", "removed: agents/billing.2",
-    ]  # fmt: skip
+    assert "agents/billing.4: ready" in tree.ask("scale", "agents/billing=4").stdout
+    assert states(tree)["agents/billing.4"] == "ready"
+    scaled = tree.ask("scale", "billing=1").stdout.splitlines()
+    assert {f"agents/billing.{number}: removed" for number in (2, 3, 4)} <= set(scaled)
+    assert [path for path in states(tree) if "billing" in path] == ["agents/billing.1"]
     child = f'{{ id = "more", kind = "process", command = {json.dumps(WAITS)}, replicas = 2 }}'
-    assert tree.ask("add", "agents", child).stdout == "agents/more.1, agents/more.2\n"
-    eventually(lambda: states(tree).get("agents/more.2") == "ready")
+    assert {"agents/more.1: ready", "agents/more.2: ready"} <= set(tree.ask("add", "agents", child).stdout.splitlines())
+    assert states(tree)["agents/more.2"] == "ready"
     assert "there is one" in tree.ask("add", "agents", child).stderr
-    tree.ask("remove", "agents/more")
-    eventually(lambda: sorted(states(tree)) == ["agents", "agents/billing.1", "agents/mail", "web"])
+    assert "agents/more.2: removed" in tree.ask("remove", "agents/more").stdout.splitlines()
+    assert sorted(states(tree)) == ["agents", "agents/billing.1", "agents/mail", "web"]
     assert len(tree.members()) == 3
+
+
+def test_a_child_of_a_supervisor_that_was_stopped_is_not_waited_for(tree):
+    assert tree.ask("stop", "agents").returncode == 0
+    added = tree.ask("add", "agents", f'{{ id = "more", kind = "process", command = {json.dumps(WAITS)} }}')
+
+    assert (added.returncode, added.stdout) == (1, "agents/more: waits for its turn\n")
+    assert added.stderr == "error: not ready: agents/more; look at: orchestrator tree why agents/more\n"
+
+
+def test_a_removal_waits_for_the_end(supervise):
+    tree = supervise([process("a", [*PYTHON, DEAF], shutdown_s=1), process("b")])
+    tree.wait_for("deaf")
+    done = tree.ask("remove", "a")
+
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["a: stopping", "a: removed"])
+    assert states(tree) == {"b": "ready"}
+    assert tree.ask("remove", "b", "--no-wait").stdout == "b\n"
+
+
+def test_the_last_line_says_what_has_ended_and_how(supervise):
+    tree = supervise([process("well"), process("deaf", [*PYTHON, DEAF], shutdown_s=1)])
+    tree.wait_for("deaf")
+    assert tree.stop() == 0
+
+    end = r"supervise +\| \[.*\] the tree has ended in 1\.\d s: 2 processes stopped, killed of these: deaf; exit code 0"
+    assert re.fullmatch(end, tree.all_lines()[-1])
+
+
+def test_the_last_line_of_a_tree_that_gave_up(supervise):
+    tree = supervise([process("web"), process("a", ["sh", "-c", "exit 3"])], intensity=0)
+    assert tree.process.wait(20) == 1
+
+    assert tree.all_lines()[-1].endswith(" s: 1 process stopped; exit code 1")
 
 
 def test_copies_that_are_wanted_again_while_they_stop_come_back(supervise, tmp_path):
@@ -93,9 +186,9 @@ def test_copies_that_are_wanted_again_while_they_stop_come_back(supervise, tmp_p
     for _ in range(3):
         tree.wait_for("| up")
     before = tree.tree()
-    assert "removed: a.3" in tree.ask("scale", "a=1").stdout
+    assert "removed: a.3" in tree.ask("scale", "a=1", "--no-wait").stdout
     eventually(lambda: states(tree)["a.2"] == "stopping")
-    assert tree.ask("scale", "a=3").stdout == "a.1, a.2, a.3\n"
+    assert tree.ask("scale", "a=3", "--no-wait").stdout == "a.1, a.2, a.3\n"
     (tmp_path / "go").touch()
     eventually(lambda: states(tree) == dict.fromkeys(("a.1", "a.2", "a.3"), "ready"))
 
@@ -112,8 +205,8 @@ def test_scale_while_a_rolling_restart_goes_on(supervise, tmp_path):
     answer: dict[str, Any] = dict(answer_to(tree, {"operation": "restart", "rolling": True}))
     assert answer["done"] == ["a.1", "a.2", "a.3"]
     eventually(lambda: states(tree)["a.1"] == "starting")
-    assert "removed: a.3" in tree.ask("scale", "a=2").stdout
-    tree.ask("scale", "a=4")
+    assert "removed: a.3" in tree.ask("scale", "a=2", "--no-wait").stdout
+    tree.ask("scale", "a=4", "--no-wait")
     (tmp_path / "stay").unlink()
     eventually(lambda: set(states(tree).values()) == {"ready"} and len(states(tree)) == 4)
     eventually(lambda: not answer_to(tree, {"operation": "tree"})["rolling"])
@@ -183,6 +276,15 @@ def test_the_control_socket_is_its_users_alone_and_survives_its_clients(tree):
             client.connect(str(path))
             client.sendall(nonsense)
     assert states(tree)["web"] == "ready"
+
+
+def test_commands_that_hang_keep_no_operator_out(tree):
+    """Regression: with 64 of them, further ones ended with "Broken pipe"."""
+    with contextlib.ExitStack() as hanging:
+        for _ in range(70):
+            client = hanging.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(str(tree.state / SOCKET))
+        assert states(tree)["web"] == "ready"
 
 
 WRONG_TYPES = [
@@ -276,8 +378,7 @@ def asking_as(user: int) -> Iterator[None]:
 
 
 def test_busy_while_it_stops(supervise):
-    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
-    tree = supervise([process("a", [*PYTHON, deaf], shutdown_s="infinity")])
+    tree = supervise([process("a", [*PYTHON, DEAF], shutdown_s="infinity")])
     tree.wait_for("deaf")
     tree.process.terminate()
     tree.wait_for("stopping")

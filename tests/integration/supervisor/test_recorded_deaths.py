@@ -6,58 +6,13 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
-from celery import Celery
 
-from orchestrator import Handled, Orchestrator, load_settings
-from tests.apps.supervised_app import BAD, Counter, Work
+from orchestrator import Dead, Handled
+from tests.apps.supervised_app import Work
 from tests.support.eventually import eventually
 from tests.support.supervised import Supervised, process
-
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def orchestrator(redis_url) -> Orchestrator:
-    sender = Orchestrator(
-        Celery("supervised", broker=redis_url, set_as_current=False), load_settings(broker_url=redis_url)
-    )
-    sender.host(Counter)
-    return sender
-
-
-@pytest.fixture
-def workers(supervise, redis_url, tmp_path):
-    def start(
-        replicas: int,
-        first: tuple[dict[str, Any], ...] = (),
-        environment: dict[str, str] | None = None,
-        **group: Any,
-    ) -> Supervised:
-        of_all = {
-            "ORCHESTRATOR_BROKER_URL": redis_url,
-            "ORCHESTRATOR_HEALTH_DIR": str(tmp_path / "health"),
-            "PYTHONPATH": str(ROOT),
-            "C_FORCE_ROOT": "1",
-            BAD: str(tmp_path / "bad"),
-        }
-        (tmp_path / "health").mkdir(mode=0o700, exist_ok=True)
-        worker = {
-            "id": "counter",
-            "kind": "worker",
-            "queues": ["counter"],
-            "pool": "solo",
-            "replicas": replicas,
-            "arguments": ["--without-gossip", "--without-mingle"],
-            "environment": environment or {},
-        }
-        agents = {"id": "agents", "children": [worker], **group}
-        tree: Supervised = supervise([*first, agents], app="tests.apps.supervised_app", of_all=of_all)
-        return tree
-
-    return start
 
 
 def recorders(tree: Supervised) -> list[int]:
@@ -105,7 +60,7 @@ def test_a_killed_workers_message_runs_elsewhere_and_its_true_end_is_recorded(wo
 
 def test_a_worker_with_a_health_directory_of_its_own_is_ready_and_its_death_recorded(workers, orchestrator, tmp_path):
     (own := tmp_path / "own").mkdir(mode=0o700)
-    tree = workers(1, environment={"ORCHESTRATOR_HEALTH_DIR": str(own)})
+    tree = workers(1, worker={"environment": {"ORCHESTRATOR_HEALTH_DIR": str(own)}})
     tree.wait_for("all are ready", 60)
     (health,) = own.glob("*.json")
     incarnation = json.loads(health.read_text())["incarnation"]
@@ -177,6 +132,9 @@ def test_a_bad_deployment_burns_no_message(workers, orchestrator, tmp_path):
     (row,) = orchestrator.ledger()
     assert (row.dead, row.handled, row.on_hold) == (0, 0, 1000)
     assert tree.tree()["agents"]["state"] == "on hold"
+    assert tree.tree()["agents/counter.1"]["state"] == "on hold: orchestrator tree reset agents"
+    deaths = orchestrator.registry.deaths(10)
+    assert [(death.reason, death.error.partition(":")[0]) for death in deaths] == [("crashed", "exit code 1")] * 2
     # It is still accepted.
     orchestrator.send("counter", Work())
 
@@ -187,6 +145,23 @@ def test_a_bad_deployment_burns_no_message(workers, orchestrator, tmp_path):
 
     assert (row.dead, row.pending, row.lost, row.on_hold) == (0, 0, 0, 0)
     assert tree.stop() == 0
+
+
+@pytest.mark.slow
+def test_two_poison_messages_become_dead_letters_and_do_not_end_the_tree(workers, orchestrator, tmp_path):
+    tree = workers(2, nested=False)
+    tree.wait_for("all are ready", 60)
+    (tmp_path / "bad").touch()
+    sent = [orchestrator.send("counter", Work()) for _ in range(2)]
+    outcomes = [delivery.wait(timeout_s=120) for delivery in sent]
+    (tmp_path / "bad").unlink()
+
+    assert [(type(outcome), outcome.reason) for outcome in outcomes] == [(Dead, "poison")] * 2
+    assert tree.process.poll() is None
+    assert isinstance(orchestrator.send("counter", Work()).wait(timeout_s=60), Handled)
+    # Each worker was restarted for a death of its own; more than 3 of them ended the tree once.
+    assert sum(row["restarts"] for row in tree.tree().values()) > 3
+    assert tree.stop(60) == 0
 
 
 def test_bad_settings_are_not_tried_again(workers, orchestrator, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.keys import Keys
-from orchestrator.core.run_times import TIMED_OUT, bucket_of
+from orchestrator.core.policies.run_times import TIMED_OUT, bucket_of
 from orchestrator.transport.liveness.run_times import RunTimes
 from orchestrator.transport.redis import commands
 from tests.apps import agents_app as app

@@ -274,7 +274,7 @@ def test_small_letters_are_searched_by_the_hundred(letters: LettersInRedis) -> N
     assert (list(step.ids), step.cursor) == (ids, "")
 
 
-def test_large_letters_are_sent_again_in_parts(letters: LettersInRedis, calls: Calls) -> None:
+def test_large_letters_are_replayed_in_parts(letters: LettersInRedis, calls: Calls) -> None:
     dead_lettered(letters)
     assert letters.log.query().replay(all=True).sent == MANY
     came_to = [answer[1] for answer in calls.of("replay_found") if answer]
@@ -312,7 +312,8 @@ def cluster(redis_url: str) -> Iterator[Orchestrator]:
     orchestrator = flow_app.make(redis_url)
     k, client = orchestrator.runtime.store.keys, orchestrator.runtime.store.client
     client.zadd(k.leases, {"nobody#1": 1})
-    client.hset(k.incarnation("nobody#1"), "queues", json.dumps(["eu", "us", "small"]))
+    for queue in ("eu", "us", "small"):
+        client.sadd(k.servers(queue), "nobody#1")
     yield orchestrator
     assert all(row.balanced for row in orchestrator.ledger())
     orchestrator.app.close()

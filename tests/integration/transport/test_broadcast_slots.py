@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from orchestrator.core.policy import OnError, Retry
-from orchestrator.core.supervision import Supervision
+from orchestrator.core.deliveries.supervision import Supervision
+from orchestrator.core.policies.policy import OnError, Retry
 from tests.apps import ends_app
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess

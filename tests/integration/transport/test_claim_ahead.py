@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kombu import Connection, Exchange, Producer, Queue
 
-from orchestrator.core.death import DeathReason
+from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.core.keys import GROUP, Keys, levels_of
 from orchestrator.transport import claim_ahead, claim_buffer
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
@@ -55,14 +56,19 @@ class Inbox:
             self.next()
 
 
+#: Has each message be one that must not run again after a death.
+ON_DEATH_FAIL = pytest.mark.parametrize("connection", [{"orc": {"on_death": "fail"}}], ids=["fail"], indirect=True)
+
+
 @pytest.fixture
-def connection(redis_url: str) -> Iterator[Connection]:
+def connection(redis_url: str, request: pytest.FixtureRequest) -> Iterator[Connection]:
     with kombu_connection(redis_url, claim_ahead=True) as connection:
         with connection.channel() as channel:
             QUEUE(channel).declare()
             producer = Producer(channel, serializer="json")
             for number in range(MANY):
-                producer.publish(number, exchange="", routing_key="box")
+                headers = getattr(request, "param", {})
+                producer.publish(number, exchange="", routing_key="box", headers=headers)
         yield connection
     PROCESS_INCARNATIONS.leave_all()
 
@@ -105,8 +111,111 @@ def test_what_gets_no_slot_goes_back_and_comes_in_the_same_order_as_new(
     assert broker.ledger().redelivered == broker.ledger().restarted == 0
 
 
+@ON_DEATH_FAIL
 @pytest.mark.usefixtures("held_for_good")
-def test_closing_gives_back_what_was_claimed_ahead(connection: Connection, broker: BareBroker) -> None:
+def test_what_must_not_run_twice_is_marked_in_redis_before_it_is_delivered(
+    connection: Connection, broker: BareBroker
+) -> None:
+    inbox = Inbox(connection)
+    inbox.claim_ahead()
+    ahead = len(inbox.channel.delivery.buffer)
+    inbox.current.ack()
+    inbox.current = None
+    holder = inbox.channel.settler.holder
+    assert holder is not None
+    # As a thread that waits for a slow Redis: longer than a mark that need not be confirmed waits for its turn.
+    turn = holder.ack_pipeline._io
+    turn.acquire()
+    later = threading.Timer(0.2, turn.release)
+    later.start()
+    inbox.next()
+    assert marks(broker)[-ahead:] == [1, *[0] * (ahead - 1)]
+    later.join()
+
+
+@ON_DEATH_FAIL
+@pytest.mark.usefixtures("held_for_good")
+def test_what_must_not_run_twice_goes_back_if_redis_does_not_confirm_its_mark(
+    connection: Connection, broker: BareBroker
+) -> None:
+    inbox = Inbox(connection)
+    inbox.claim_ahead()
+    before = list(inbox.bodies)
+    inbox.current.ack()
+    inbox.current = None
+    holder = inbox.channel.settler.holder
+    assert holder is not None
+    with holder.ack_pipeline._io:
+        inbox.channel.delivery.deliver_next()
+    assert inbox.bodies == before
+    while len(inbox.bodies) < MANY:
+        inbox.next()
+    assert sorted(inbox.bodies) == list(range(MANY))
+    assert inbox.redelivered == []
+
+
+@ON_DEATH_FAIL
+@pytest.mark.usefixtures("held_for_good")
+def test_what_must_not_run_twice_is_not_delivered_once_it_is_somebody_elses(
+    connection: Connection, broker: BareBroker
+) -> None:
+    inbox = Inbox(connection)
+    inbox.claim_ahead()
+    before = list(inbox.bodies)
+    inbox.current.ack()
+    inbox.current = None
+    # As a process that was suspended, and that does not know yet that it was declared dead.
+    sweeper = broker.store.sweeper()
+    assert sweeper.prove_death(inbox.channel.incarnation, DeathReason.LOST, by="test")
+    sweeper.sweep("test")
+    eventually(lambda: broker.ledger().held == 0)
+    inbox.channel.delivery.deliver_next()
+    assert inbox.bodies == before
+
+
+@ON_DEATH_FAIL
+@pytest.mark.usefixtures("held_for_good")
+def test_what_must_not_run_twice_is_not_delivered_if_redis_refuses_its_mark(
+    connection: Connection, broker: BareBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = Inbox(connection)
+    inbox.claim_ahead()
+    before = list(inbox.bodies)
+    inbox.current.ack()
+    inbox.current = None
+    holder = inbox.channel.settler.holder
+    assert holder is not None
+    monkeypatch.setattr(holder.claims, "_marking", lambda *_: ("XCLAIM", "box"))
+    inbox.channel.delivery.deliver_next()
+    assert inbox.bodies == before
+
+
+@pytest.mark.usefixtures("held_for_good")
+def test_a_mark_that_has_not_left_the_process_is_waited_for(connection: Connection, broker: BareBroker) -> None:
+    inbox = Inbox(connection)
+    inbox.claim_ahead()
+    ahead = len(inbox.channel.delivery.buffer)
+    inbox.current.ack()
+    inbox.current = None
+    holder = inbox.channel.settler.holder
+    assert holder is not None
+    turn, is_released = holder.ack_pipeline._io, threading.Event()
+
+    def release() -> None:
+        is_released.set()
+        turn.release()
+
+    turn.acquire()
+    later = threading.Timer(0.2, release)
+    later.start()
+    inbox.next()
+    assert is_released.is_set()
+    eventually(lambda: marks(broker)[-ahead:] == [1, *[0] * (ahead - 1)])
+    later.join()
+
+
+@pytest.mark.usefixtures("held_for_good")
+def test_closing_requeues_what_was_claimed_ahead(connection: Connection, broker: BareBroker) -> None:
     inbox = Inbox(connection)
     inbox.claim_ahead()
     inbox.channel.close()

@@ -13,7 +13,7 @@ from orchestrator import Agent, Message, Orchestrator, Status, handles
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+from orchestrator.deadletters.redis.store import RedisDeadLetterStore
 from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
 
@@ -66,7 +66,12 @@ def test_idempotency_keys_of_two_recipients_are_two(orchestrator: Orchestrator) 
     assert orchestrator.send(plain("t"), idempotency_key="a:k").id == deliveries[1].id
 
 
-def test_a_delivery_whose_id_names_anothers_hooks_has_an_outcome_of_its_own(broker: BareBroker) -> None:
+#: Ids that are the names of keys of the delivery `x`.
+NAMES_OF_X = [KEYS.outcome_hooks("x"), KEYS.outcome("x")]
+
+
+@pytest.mark.parametrize("other", NAMES_OF_X)
+def test_a_delivery_whose_id_names_anothers_hooks_has_an_outcome_of_its_own(broker: BareBroker, other: str) -> None:
     k, store = broker.store.keys, broker.store
     store.run(
         *commands.accept(
@@ -77,7 +82,7 @@ def test_a_delivery_whose_id_names_anothers_hooks_has_an_outcome_of_its_own(brok
     store.run(*commands.publish(k.stream("box", "0"), k.ledger("box"), ["{}"]))
     broker.redis.xgroup_create(k.stream("box", "0"), GROUP, id="0")
     ((_, entries),) = broker.redis.xreadgroup(GROUP, "w", {k.stream("box", "0"): ">"})
-    for (entry, _), id_ in zip(entries, ("x", "x:then"), strict=True):
+    for (entry, _), id_ in zip(entries, ("x", other), strict=True):
         keys = [k.stream("box", "0"), k.ledger("box"), k.outcome(id_)]
         assert (
             store.run(
@@ -87,7 +92,7 @@ def test_a_delivery_whose_id_names_anothers_hooks_has_an_outcome_of_its_own(brok
             )
             == 1
         )
-    assert broker.redis.lrange(k.outcome("x:then"), 0, -1) == ['{"outcome":"handled"}']
+    assert broker.redis.lrange(k.outcome(other), 0, -1) == ['{"outcome":"handled"}']
 
 
 def test_a_queue_is_not_deleted_by_what_happens_in_another(broker: BareBroker) -> None:
@@ -103,10 +108,11 @@ def test_a_queue_is_not_deleted_by_what_happens_in_another(broker: BareBroker) -
     assert broker.redis.xlen(k.stream("box|nothing", "0")) == 1
 
 
-def test_a_task_id_that_names_anothers_hooks_can_be_looked_for(orchestrator: Orchestrator) -> None:
+@pytest.mark.parametrize("task_id", NAMES_OF_X)
+def test_a_task_id_that_names_anothers_hooks_can_be_looked_for(orchestrator: Orchestrator, task_id: str) -> None:
     first = orchestrator.app.signature("t", task_id="x")
     orchestrator.send(first, idempotency_key="k")
-    other = orchestrator.send(orchestrator.app.signature("t", task_id="x:then"))
+    other = orchestrator.send(orchestrator.app.signature("t", task_id=task_id))
     assert other.status() is (Status.HANDLED if orchestrator.eager else Status.PENDING)
 
 

@@ -1,7 +1,7 @@
 """A hypothesis state machine: bounded mailbox, circuit breaker and idempotency keys against a model, on a real Redis.
 
-The breaker's model is :mod:`orchestrator.core.breaker` itself; ``test_breaker_state.py`` has more of its moves. Redis'
-clock is the test's.
+The breaker's model is :mod:`orchestrator.core.admission.breaker` itself; ``test_breaker_state.py`` has more
+of its moves. Redis' clock is the test's.
 """
 
 from __future__ import annotations
@@ -9,28 +9,40 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import initialize, invariant
 
-from orchestrator.core import breaker
-from orchestrator.core.breaker import BreakerState, Phase
-from orchestrator.core.flow_policy import Breaker, Mailbox
+from orchestrator.core.admission import breaker
+from orchestrator.core.admission.breaker import BreakerState, Phase
+from orchestrator.core.admission.flow_policy import Breaker, Mailbox
 from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.redis import commands
+from tests.support.driven_machine import drive_machine
 from tests.support.mailbox_machine import LEVELS, QUEUE, TTL_MS, MailboxMachine, message
+from tests.support.planted_faults import Fault, assert_finds, cases
+from tests.support.weighted_moves import WeightedMachine, move
 
 BEGIN_MS = 1_000_000
 
 
-class Flow(MailboxMachine):
+def has_breaker(flow: Flow) -> bool:
+    """Whether its mailbox has one."""
+    return flow.breaker is not None
+
+
+def is_held(flow: Flow) -> bool:
+    """Whether the reader has a message."""
+    return bool(flow.held)
+
+
+def a_held_one(flow: Flow) -> st.SearchStrategy[str]:
+    """A message that the reader has."""
+    return st.sampled_from(sorted(flow.held))
+
+
+class Flow(WeightedMachine, MailboxMachine):
     """One mailbox, one reader."""
 
     def __init__(self) -> None:
@@ -100,9 +112,9 @@ class Flow(MailboxMachine):
         """As many as the breaker admits."""
         if self.deferred and self.breaker is not None:
             self.state, count, _ = breaker.asked(self.breaker, self.state, self.now, len(self.deferred))
-            self.move(count)
+            self.go(count)
 
-    def move(self, count: int) -> None:
+    def go(self, count: int) -> None:
         self.ready += self.deferred[:count]
         self.let_go_names += self.deferred[:count]
         del self.deferred[:count]
@@ -147,12 +159,12 @@ class Flow(MailboxMachine):
 
     # -- what happens
 
-    @rule(passed_ms=st.sampled_from([1, 400, 1000, 5000]))
+    @move(3, passed_ms=st.sampled_from([1, 400, 1000, 5000]))
     def time_passes(self, passed_ms: int) -> None:
         self.now += passed_ms
         self.scripts.set(self.now)
 
-    @rule(count=st.integers(1, 5), deferring=st.booleans())
+    @move(5, count=st.integers(1, 5), deferring=st.booleans())
     def send(self, count: int, deferring: bool) -> None:
         deferring = self.may_defer(deferring)
         names = self.names(count)
@@ -169,7 +181,7 @@ class Flow(MailboxMachine):
             self.entered(take, drop)
         self.check(reply, len(take) + len(drop), why)
 
-    @rule(delay_ms=st.sampled_from([10, 700]), deferring=st.booleans())
+    @move(2, delay_ms=st.sampled_from([10, 700]), deferring=st.booleans())
     def send_later(self, delay_ms: int, deferring: bool) -> None:
         """What is not yet due is not deferred."""
         deferring = self.may_defer(deferring)
@@ -182,7 +194,12 @@ class Flow(MailboxMachine):
         self.entered(take, drop)
         self.check(reply, 0, why)
 
-    @rule(key=st.sampled_from(["a", "b"]), deferring=st.booleans())
+    @move(2, key=st.sampled_from(["a", "b"]), deferring=st.booleans(), times=st.integers(1, 2))
+    def send_repeatedly(self, key: str, deferring: bool, times: int) -> None:
+        """It may be refused, and be asked for again."""
+        for _ in range(times):
+            self.send_once(key, deferring)
+
     def send_once(self, key: str, deferring: bool) -> None:
         deferring = self.may_defer(deferring)
         (name,) = self.names(1)
@@ -210,7 +227,7 @@ class Flow(MailboxMachine):
             self.entered(take, drop)
         self.check(reply, 0, why)
 
-    @rule(credit=st.integers(1, 3))
+    @move(5, credit=st.integers(1, 3))
     def claim(self, credit: int) -> None:
         due = [name for at, name in self.delayed if at <= self.now]
         self.delayed = [(at, name) for at, name in self.delayed if at > self.now]
@@ -224,10 +241,9 @@ class Flow(MailboxMachine):
                 assert name == self.let_go_names.pop(0), "they keep their order"
             self.held[name] = self.keys.stream(QUEUE, LEVELS[index - 4]), entry.decode()
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data())
-    def handle(self, data: st.DataObject) -> None:
-        name, stream, entry = self.pick(data)
+    @move(4, when=is_held, name=a_held_one)
+    def handle(self, name: str) -> None:
+        stream, entry = self.held.pop(name)
         self.run_script(
             *commands.settle_with_outcome(
                 stream,
@@ -243,12 +259,11 @@ class Flow(MailboxMachine):
         if self.breaker is not None:
             before, self.state = self.state, breaker.succeeded(self.breaker, self.state, self.now)
             if before.phase is Phase.HALF_OPEN:
-                self.move(len(self.deferred))
+                self.go(len(self.deferred))
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data(), reason=st.sampled_from(["retries exhausted", "validation"]))
-    def fail_for_good(self, data: st.DataObject, reason: str) -> None:
-        name, stream, entry = self.pick(data)
+    @move(4, when=is_held, name=a_held_one, reason=st.sampled_from(["retries exhausted", "validation"]))
+    def fail_for_good(self, name: str, reason: str) -> None:
+        stream, entry = self.held.pop(name)
         letter = json.dumps({"queue": QUEUE, "reason": reason})
         self.run_script(
             *commands.dead_letter(
@@ -259,16 +274,14 @@ class Flow(MailboxMachine):
         if reason != "validation":
             self.failed()
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data())
-    def fail_and_try_again(self, data: st.DataObject) -> None:
-        name, stream, entry = self.pick(data)
+    @move(3, when=is_held, name=a_held_one)
+    def fail_and_try_again(self, name: str) -> None:
+        stream, entry = self.held.pop(name)
         self.run_script(*commands.retry(self.keys, QUEUE, stream, entry, f"0|{name}", message(name), 10, ttl_ms=TTL_MS))
         self.delayed = sorted([*self.delayed, (self.now + 10, name)])
         self.failed()
 
-    @precondition(lambda self: self.breaker is not None)
-    @rule()
+    @move(when=has_breaker)
     def sweep(self) -> None:
         """What each sweep does while there are deferred messages."""
         moved, left = self.run_script(*commands.release_deferred(self.keys, QUEUE))
@@ -276,23 +289,26 @@ class Flow(MailboxMachine):
         self.let_go()
         assert (moved, left) == (before - len(self.deferred), len(self.deferred))
 
-    @precondition(lambda self: self.breaker is not None)
-    @rule()
+    @move(3, when=lambda self: self.breaker is not None and self.state.phase is not Phase.CLOSED)
     def close_breaker(self) -> None:
         self.run_script(*commands.close_breaker(self.keys, QUEUE))
         self.state = BreakerState()
-        self.move(len(self.deferred))
+        self.go(len(self.deferred))
 
-    @precondition(lambda self: self.breaker is not None)
-    @rule()
+    @move(2, when=has_breaker, counts=st.lists(st.integers(1, 2), min_size=2, max_size=2))
+    def defer_some(self, counts: list[int]) -> None:
+        """Of few examples' messages several would wait behind the breaker."""
+        self.isolate_breaker()
+        for count in counts:
+            self.send(count, deferring=True)
+
+    @move(when=has_breaker)
     def isolate_breaker(self) -> None:
         self.run_script(*commands.isolate_breaker(self.keys, QUEUE, "by hand"))
         self.state = breaker.isolated("by hand")
 
-    @precondition(lambda self: self.deferred)
-    @rule(data=st.data())
-    def cancel_a_deferred_one(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(self.deferred))
+    @move(when=lambda self: self.deferred, name=lambda self: st.sampled_from(self.deferred))
+    def cancel_a_deferred_one(self, name: str) -> None:
         k = self.keys
         found = self.run_script(
             *commands.find_delivery(
@@ -303,10 +319,6 @@ class Flow(MailboxMachine):
         assert found == [b"removed"]
         self.deferred.remove(name)
         self.outcomes[name] = "cancelled"
-
-    def pick(self, data: st.DataObject) -> tuple[str, str, str]:
-        name = data.draw(st.sampled_from(sorted(self.held)))
-        return (name, *self.held.pop(name))
 
     # -- what must hold
 
@@ -333,7 +345,9 @@ class Flow(MailboxMachine):
     @invariant()
     def every_outcome_is_recorded(self) -> None:
         for name, outcome in self.outcomes.items():
-            assert json.loads(self.redis.lindex(self.keys.outcome(name), 0))["outcome"] == outcome
+            recorded = self.redis.lindex(self.keys.outcome(name), 0)
+            assert recorded is not None, f"{name} has no outcome"
+            assert json.loads(recorded)["outcome"] == outcome
 
     @invariant()
     def the_breaker_stands_where_the_pure_function_says(self) -> None:
@@ -347,9 +361,46 @@ class Flow(MailboxMachine):
 
 def test_flow_control_is_what_the_model_says(own_redis_server: EmbeddedServer) -> None:
     Flow.url = own_redis_server.url
-    run_state_machine_as_test(
-        Flow,
-        settings=settings(
-            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
-    )
+    drive_machine(Flow, "FLOW_EXAMPLES", examples=60)
+
+
+#: In a script: what is right, and what is not.
+FAULTS = {
+    "a message too many": Fault("admission.limit - admission.before)", "admission.limit - admission.before + 1)"),
+    "what is claimed takes room": Fault(
+        "depth = depth + length - (pending.err and 0 or pending[1])", "depth = depth + length"
+    ),
+    "what is not yet due takes no room": Fault(
+        "local depth = redis.call('ZCARD', admission.root .. 'delayed:' .. admission.queue)", "local depth = 0"
+    ),
+    "the newest goes in place of the oldest": Fault(
+        "redis.call('XRANGE', admission.streams[s], unread[s], '+', 'COUNT', 1)",
+        "redis.call('XREVRANGE', admission.streams[s], '+', unread[s], 'COUNT', 1)",
+    ),
+    "what is dropped has no outcome": Fault(
+        "record_if_tracked(admission.root, m, {outcome = 'dead', reason = 'mailbox overflow'",
+        "local _ = (function() end)(admission.root, m, {outcome = 'dead', reason = 'mailbox overflow'",
+    ),
+    "a refused message is remembered as the first": Fault(
+        "  return with_events(refused(admission))\nend\nremember()",
+        "  remember()\n  return with_events(refused(admission))\nend\nremember()",
+    ),
+    "what the breaker refuses is dropped": Fault(
+        "admission.drop = math.max(0, math.min(admission.drop, go - admission.take))", ""
+    ),
+    "the last that was deferred goes first": Fault(
+        "redis.call('XRANGE', from, '-', '+', 'COUNT', some)", "redis.call('XREVRANGE', from, '+', '-', 'COUNT', some)"
+    ),
+    "nobody lets deferred messages go": Fault(
+        "redis.call('ZADD', root .. 'timers', 'NX', now_ms(), 'deferred:' .. queue)", ""
+    ),
+    "closed by hand, the breaker lets nothing go": Fault(
+        "if breaker.is_deferring then let_go(flow, breaker.root, breaker.queue, MOST_LET_GO) end", ""
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", cases(FAULTS, fast=3))
+def test_the_machine_finds_a_planted_fault(own_redis_server: EmbeddedServer, fault: str) -> None:
+    Flow.url = own_redis_server.url
+    assert_finds(Flow, FAULTS[fault], examples=150)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.keys import GROUP
-from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+from orchestrator.deadletters.redis.store import RedisDeadLetterStore
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.mailbox_entry import read_death_history
 from orchestrator.transport.redis import commands
@@ -110,7 +110,7 @@ def test_each_is_a_dead_letter_and_the_next_good_one_is_handled(
 @given(thrown=st.lists(st.tuples(orcs, pasts), min_size=1, max_size=6), max_deaths=st.sampled_from([1, 2, 100]))
 @example(thrown=[(None, {"d": b"[1e999]"}), (None, {"d": b"[" * 5000})], max_deaths=100)
 @example(thrown=[({"track": True, "failures": [float("inf")]}, {"d": b"[1e999]"})], max_deaths=1)
-def test_a_good_message_whose_holder_dies_is_handed_on_or_a_letter_whatever_lies_beside_it(
+def test_a_good_message_whose_holder_dies_is_requeued_or_a_letter_whatever_lies_beside_it(
     redis_url: str, thrown: list[tuple[Any, dict[str, bytes]]], max_deaths: int
 ) -> None:
     broker = BareBroker(redis_url)

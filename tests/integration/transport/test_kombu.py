@@ -178,7 +178,7 @@ def test_what_was_read_ahead_without_acks_goes_back(connection: Connection, brok
     assert (row.ready, row.held, row.handled) == (10 - read, 0, read)
 
 
-def test_what_a_reader_without_acks_died_with_is_handed_on(connection: Connection, broker: BareBroker) -> None:
+def test_what_a_reader_without_acks_died_with_is_requeued(connection: Connection, broker: BareBroker) -> None:
     publish(connection, "x")
     stream = KEYS.stream("box", "0")
     broker.redis.sadd(KEYS.queues, "box")

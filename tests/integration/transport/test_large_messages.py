@@ -95,7 +95,7 @@ def test_a_search_goes_on_after_each_large_message(broker: BareBroker, where: st
     assert (said, steps) == (where.encode(), MANY)
 
 
-def test_a_dead_worker_s_large_messages_are_handed_on_one_at_a_time(broker: BareBroker) -> None:
+def test_a_dead_worker_s_large_messages_are_requeued_one_at_a_time(broker: BareBroker) -> None:
     k, store = broker.store.keys, broker.store
     waiting(broker, 3 * MEGABYTE)
     worker = registered(broker)

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from orchestrator.core.admission.flow_policy import Flow, Mailbox
 from orchestrator.core.errors import MailboxFull
-from orchestrator.core.flow_policy import Flow, Mailbox
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.mailbox_entry import with_lineage
 from orchestrator.transport.redis import commands

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import redis
 
 from orchestrator.transport.redis.ack_pipeline import AckPipeline
 from orchestrator.transport.redis.scripts import sha
+from tests.support.eventually import eventually
+
+#: Marks once, and dies as soon as Redis has answered anything, which it has not read.
+_KILLED_AT_THE_FIRST_REPLY = """
+import os, select, signal, sys
+import redis
+from orchestrator.transport.redis.ack_pipeline import AckPipeline
+
+pipeline = AckPipeline(redis.ConnectionPool.from_url(sys.argv[1]), flush_s=3600, flush_count=64, group="g")
+pipeline.command("SET", "marked", "1")
+select.select([pipeline._commands.connection._sock], [], [])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def _settle_some(redis_url: str) -> None:
@@ -32,6 +48,16 @@ def test_only_the_first_worker_loads_the_scripts(redis_url: str) -> None:
                 loaded += seen["command"].startswith("SCRIPT LOAD")
         assert loaded == 5
         assert client.script_exists(sha("settle")) == [True]
+
+
+def test_the_first_mark_of_a_worker_that_is_killed_with_replies_unread_arrives(redis_url: str) -> None:
+    """Regression: it was sent behind the scripts, of which Redis read no further when the connection was reset."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.script_flush()
+        child = [sys.executable, "-c", _KILLED_AT_THE_FIRST_REPLY, redis_url]
+        done = subprocess.run(child, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        eventually(lambda: client.get("marked") == b"1")
 
 
 def test_a_worker_that_may_not_ask_for_them_loads_them(redis_url: str) -> None:

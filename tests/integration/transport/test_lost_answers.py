@@ -162,7 +162,7 @@ def test_a_broadcast_is_sent_once(
     orchestrator: Orchestrator, network: LostAnswers, redis: Any, done_first: bool
 ) -> None:
     redis.zadd(KEYS.leases, {"clerk@here#1": 9e15})
-    redis.hset(KEYS.incarnation("clerk@here#1"), "queues", '["clerk"]')
+    redis.sadd(KEYS.servers("clerk"), "clerk@here#1")
     redis.script_load(source("broadcast"))
     network.lose(1, sha("broadcast"), done_first=done_first)
     report = orchestrator.broadcast(["clerk", "small"], Note())

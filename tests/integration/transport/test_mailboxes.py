@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +74,7 @@ def test_what_is_not_yet_due_counts_and_is_never_refused_when_it_is(cluster: Orc
 
 
 def test_plain_celery_meets_the_same_bound(cluster: Orchestrator) -> None:
-    cluster.runtime.announce(["small"])
+    cluster.runtime.redis.announce(cluster.runtime.directory.entries(["small"]))
     task = cluster.app.tasks["small.Work"]
     for _ in range(3):
         task.apply_async(args=[{}], queue="small")
@@ -104,7 +103,8 @@ def test_a_broadcast_passes_a_full_mailbox_by(cluster: Orchestrator) -> None:
     cluster.send_many("small", [Work()] * 3)
     k = cluster.runtime.store.keys
     cluster.runtime.store.client.zadd(k.leases, {"nobody#1": 1})
-    cluster.runtime.store.client.hset(k.incarnation("nobody#1"), "queues", json.dumps(["small", "eu"]))
+    for queue in ("small", "eu"):
+        cluster.runtime.store.client.sadd(k.servers(queue), "nobody#1")
     report = cluster.broadcast(["small", "eu"], Work())
     assert report.refused == {"small": "full"}
     with pytest.raises(Exception, match=r"small \(full\)"):
@@ -206,7 +206,7 @@ def test_settings_say_more_than_the_agent(redis_url: str) -> None:
 def test_who_serves_the_mailbox_has_the_last_word(cluster: Orchestrator, redis_url: str) -> None:
     cluster.send_many("small", [Work()] * 3)
     worker = app.make(redis_url, mailboxes={"small": {"limit": 4}})
-    worker.runtime.announce(["small"])
+    worker.runtime.redis.announce(worker.runtime.directory.entries(["small"]))
     cluster.send("small", Work())
     with pytest.raises(MailboxFull):
         cluster.send("small", Work())

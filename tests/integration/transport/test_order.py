@@ -107,7 +107,7 @@ def test_several_consumers_of_one_queue_share_its_messages(redis_url: str, conne
 
 
 @pytest.mark.parametrize("count", [2, 6])
-def test_what_a_closing_channel_gives_back_keeps_its_order(connection: Connection, count: int) -> None:
+def test_what_a_closing_channel_requeues_keeps_its_order(connection: Connection, count: int) -> None:
     """Regression: what it had not delivered yet came before what it had."""
     publish(connection, *[str(n) for n in range(count)])
     got: list[Any] = []

@@ -12,7 +12,7 @@ import pytest
 from celery import chain, chord, group
 
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+from orchestrator.deadletters.redis.store import RedisDeadLetterStore
 from tests.support.eventually import eventually
 from tests.support.settling_cluster import WITHOUT_ORCHESTRATOR, SettlingCluster, settling
 
@@ -89,7 +89,7 @@ def test_a_canvas_with_a_countdown_tells_its_tasks(cluster: SettlingCluster, can
     assert all(datetime.fromisoformat(row["eta"]) > before for row in first[: 1 if canvas == "chain" else 2])
 
 
-def test_a_letter_that_is_sent_again_shows_the_senders_headers(cluster: SettlingCluster) -> None:
+def test_a_replayed_letter_shows_the_senders_headers(cluster: SettlingCluster) -> None:
     if cluster.bare:
         pytest.skip("with the transport alone, a failure is Celery's to acknowledge")
     delivery = cluster.app.tasks["plain.seen"].apply_async(("replayed", "no number"), headers=MINE).id

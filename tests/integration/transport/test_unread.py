@@ -105,7 +105,7 @@ def test_a_channel_that_closes_takes_nothing_from_another(
     eventually(lambda: who.look() == ["once"])
 
 
-def test_a_channel_that_closes_gives_back_its_own(redis_url: str, broker: BareBroker, readers: list[Reader]) -> None:
+def test_a_channel_that_closes_requeues_its_own(redis_url: str, broker: BareBroker, readers: list[Reader]) -> None:
     publish(redis_url, "once")
     who, other = served(readers)
     other.channel.close()

@@ -127,7 +127,7 @@ def test_a_task_that_fails_is_a_failure_for_celery_and_a_dead_letter_for_us(clus
     assert letter.agent == ""
 
 
-def test_a_dead_letter_of_a_plain_task_can_be_sent_again(cluster: Cluster, tasks: Any) -> None:
+def test_a_dead_letter_of_a_plain_task_can_be_replayed(cluster: Cluster, tasks: Any) -> None:
     tasks["plain.fail"].delay("once more")
     cluster.idle()
     (letter, *_) = cluster.orchestrator.dead_letters.list()

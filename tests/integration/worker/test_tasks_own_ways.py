@@ -15,9 +15,9 @@ from celery.canvas import chain
 from redis import Redis
 
 from orchestrator import Orchestrator, Status
+from orchestrator.core.deliveries.outcome import Handled
 from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, InvalidWorkflow
 from orchestrator.core.keys import Keys
-from orchestrator.core.outcome import Handled
 
 KEYS = Keys()
 later: list[Callable[[], Any]] = []

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import redis
 
+from orchestrator.core.deliveries.outcome import Handled
 from orchestrator.core.errors import BrokerUnavailable
-from orchestrator.core.outcome import Handled
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import failover_app
 from tests.apps.failover_app import Add
@@ -140,7 +140,8 @@ def test_the_doctor_names_each_check(server: EmbeddedServer, admin: Any) -> None
     document = json.loads(sick.stdout)
     levels = {check["check"]: check["level"] for check in document["checks"]}
     assert (sick.returncode, document["ok"], levels["eviction"]) == (1, False, "fail")
-    assert set(levels) == {"version", "mode", "role", "commands", "eviction", "persistence"}
+    known = {"version", "mode", "role", "commands", "eviction", "persistence", "keys", "declared limits"}
+    assert set(levels) == known
     assert [key for key in admin.keys("*") if b"doctor" in key] == []
 
 

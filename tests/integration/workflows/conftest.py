@@ -11,6 +11,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.workflows.definition import Workflow
 from tests.apps import workflows_app
 from tests.support.cluster import NO_REDIS
+from tests.support.lost_answers import LostAnswers
 from tests.support.worker_process import WorkerProcess
 from tests.support.workflow_cluster import APP, QUEUES, WorkflowCluster
 
@@ -42,6 +43,21 @@ def cluster(workflow_cluster: WorkflowCluster) -> WorkflowCluster:
 def orchestrator(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Orchestrator]:
     """An app without a worker: for runs of waits."""
     made = workflows_app.make(redis_url, eager=request.param == "eager")
+    yield made
+    made.app.close()
+
+
+@pytest.fixture
+def network(redis_url: str) -> Iterator[LostAnswers]:
+    """A network between apps and Redis that can lose answers."""
+    with LostAnswers(redis_url) as network:
+        yield network
+
+
+@pytest.fixture
+def lossy(network: LostAnswers) -> Iterator[Orchestrator]:
+    """An app without a worker, by that network."""
+    made = workflows_app.make(network.url)
     yield made
     made.app.close()
 

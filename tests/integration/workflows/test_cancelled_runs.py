@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator import Constant, Retry
-from orchestrator.core.outcome import Cancelled
+from orchestrator.core.deliveries.outcome import Cancelled
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.workflows.definition import Workflow
 from orchestrator.workflows.records import ControlResult

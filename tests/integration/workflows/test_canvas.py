@@ -8,8 +8,8 @@ import pytest
 from celery import chain, chord, group
 
 from orchestrator import Retry, Workflow
+from orchestrator.core.deliveries.outcome import Dead
 from orchestrator.core.errors import InvalidWorkflow, SendFailed
-from orchestrator.core.outcome import Dead
 from orchestrator.workflows.run import Run
 from tests.support.workflow_cluster import WorkflowCluster
 

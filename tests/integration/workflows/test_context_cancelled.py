@@ -18,7 +18,7 @@ from orchestrator import (
     Workflow,
     handles,
 )
-from orchestrator.core.outcome import Handled
+from orchestrator.core.deliveries.outcome import Handled
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import workflows_app
 from tests.apps.workflows_app import Hold, Undo

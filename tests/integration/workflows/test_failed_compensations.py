@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import Dead, Retry, RunEnded, Workflow
+from orchestrator.telemetry import Event, attach, detach
 from orchestrator.workflows.records import StepState, UndoRecord
 from orchestrator.workflows.run import Run
 from tests.apps.workflows_app import List, Square, Undo
@@ -56,6 +57,20 @@ def test_a_run_is_compensated_once_the_letter_of_its_failed_undo_is_handled(clus
     letters.edit_and_replay(_letter(run.details().undos[0].outcome), {"number": 2})
     eventually(lambda: run.status().state == "compensated", 20, cluster.log)
     assert [one.state for one in run.details().undos] == [StepState.HANDLED] * 2
+
+
+def test_the_end_of_a_compensation_by_a_replay_is_an_event(cluster: WorkflowCluster) -> None:
+    if cluster.has_worker:
+        pytest.skip("the events are its worker's")
+    seen: list[Event] = []
+    attach(seen.append, "workflow.ended")
+    try:
+        run, undo = _failed(cluster)
+        cluster.orchestrator.dead_letters.edit_and_replay(_letter(undo.outcome), {"number": 2})
+    finally:
+        detach(seen.append)
+    assert run.status().state == "compensated"
+    assert [event.metadata["state"] for event in seen] == ["compensation failed", "compensated"]
 
 
 def test_letters_of_failed_steps_stay_refused(cluster: WorkflowCluster) -> None:

@@ -67,7 +67,7 @@ def test_a_failure_that_is_not_caught_is_the_runs(cluster: WorkflowCluster) -> N
     assert run.status().state == "compensated"
     outcome = run.outcome("saga")
     assert isinstance(outcome, Dead)
-    assert outcome.error.startswith("StepFailed: saga/call-3 was not handled: Dead(reason='retries exhausted'")
+    assert outcome.error.startswith("StepFailed: saga/call-3 was not handled: retries exhausted: ")
     assert outcome.attempts == 1
     assert cluster.noted()[-2:] == ["undo second", "undo first"]
 
@@ -189,6 +189,10 @@ def test_a_call_of_a_task_that_is_not_deployed_compensates_nothing(cluster: Work
     assert "undo before" not in cluster.noted()
     assert run.retry("undeployed/call-2") is ControlResult.DONE
     assert run.wait(20).state == "failed"
+    assert run.compensate() is ControlResult.DONE
+    assert run.wait(20).state == "compensated"
+    assert "undo before" in cluster.noted()
+    assert run.compensate() is ControlResult.RUN_COMPENSATED
 
 
 def _change(cluster: WorkflowCluster, changed: bool) -> None:

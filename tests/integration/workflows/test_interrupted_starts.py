@@ -9,25 +9,12 @@ import pytest
 
 from orchestrator import BrokerUnavailable, Expand, Orchestrator, Workflow
 from orchestrator.core.keys import Keys
-from orchestrator.workflows.scripts import allot_steps
-from orchestrator.workflows.step_arguments import StepArguments
+from orchestrator.workflows.redis.scripts import allot_steps
+from orchestrator.workflows.steps.arguments import StepArguments
 from tests.apps import workflows_app
 from tests.support.lost_answers import LostAnswers
 
 STEPS = 3000
-
-
-@pytest.fixture
-def network(redis_url: str) -> Iterator[LostAnswers]:
-    with LostAnswers(redis_url) as network:
-        yield network
-
-
-@pytest.fixture
-def lossy(network: LostAnswers) -> Iterator[Orchestrator]:
-    made = workflows_app.make(network.url)
-    yield made
-    made.app.close()
 
 
 @pytest.fixture
@@ -105,7 +92,7 @@ def test_a_function_waits_for_its_history_while_redis_is_away(
     run = orchestrator.workflows.start(orchestrator.runtime.functions["tests.apps.workflow_functions.squares"], 2)
     header = {"uid": run.uid, "id": run.id, "step": "0"}
     network.lose(5, ":calls", done_first=False)
-    lossy.runtime.redis.runs.history(header)
+    lossy.runtime.redis.runs.steps.history(header)
     assert network.left == 0
 
 
@@ -118,7 +105,7 @@ def test_steps_are_added_once_redis_is_back(
     header = {"uid": run.uid, "id": run.id, "step": "0", "name": "split"}
     allot = allot_steps(Keys(), "", "", "", 1, 1)[0].sha
     network.lose(5, allot, done_first=True)
-    expanded = lossy.runtime.expand(header, Expand([workflows_app.app.tasks["plain.add"].s(2)]))
+    expanded = lossy.runtime.steps.expand(header, Expand([workflows_app.app.tasks["plain.add"].s(2)]))
     assert expanded is not None
     assert network.left == 0
     # Of those that were allotted for nothing none is in the plan.

@@ -9,8 +9,8 @@ import pytest
 from redis import Redis
 
 from orchestrator import Workflow
-from orchestrator.core.result_path import MARK
-from orchestrator.workflows.step_arguments import StepArguments
+from orchestrator.core.workflows.result_path import MARK
+from orchestrator.workflows.steps.arguments import StepArguments
 from tests.apps import workflows_app
 from tests.support.bare_broker import BareBroker
 from tests.support.eventually import eventually

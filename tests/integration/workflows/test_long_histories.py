@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator import Orchestrator
-from orchestrator.core.run_calls import CallList
-from orchestrator.workflows import scripts
-from orchestrator.workflows.function_history import history_of
+from orchestrator.core.workflows.run_calls import CallList
+from orchestrator.workflows.functions.history import history_of
+from orchestrator.workflows.redis import scripts
 
 
 def test_one_read_ends_after_a_megabyte(shop: Orchestrator) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -12,9 +12,8 @@ from orchestrator import BrokerUnavailable, Orchestrator, Workflow
 from orchestrator.core.keys import Keys
 from orchestrator.transport.redis.commands import Attempt
 from orchestrator.workflows.records import ControlResult
+from orchestrator.workflows.redis.scripts import control_run, delete_run, start_run
 from orchestrator.workflows.run import Run
-from orchestrator.workflows.scripts import control_run, delete_run, start_run
-from tests.apps import workflows_app
 from tests.integration.workflows.conftest import waits
 from tests.support.eventually import eventually
 from tests.support.lost_answers import LostAnswers
@@ -23,19 +22,6 @@ from tests.support.lost_answers import LostAnswers
 START = start_run(Keys(), "", "", "", "", None)[0].sha
 CONTROL = control_run(Keys(), "", "pause")[0].sha
 DELETE = delete_run(Keys(), "", Attempt("", ""))[0].sha
-
-
-@pytest.fixture
-def network(redis_url: str) -> Iterator[LostAnswers]:
-    with LostAnswers(redis_url) as network:
-        yield network
-
-
-@pytest.fixture
-def lossy(network: LostAnswers) -> Iterator[Orchestrator]:
-    made = workflows_app.make(network.url)
-    yield made
-    made.app.close()
 
 
 def _until_answered(ask: Callable[[], Any]) -> Any:
@@ -52,7 +38,7 @@ def _failed(orchestrator: Orchestrator) -> Run:
     run = orchestrator.workflows.start(flow)
 
     def has_failed() -> bool:
-        orchestrator.runtime.redis.runs.time_came(f"{run.uid}:0")
+        orchestrator.runtime.redis.runs.controls.control(run.uid, "time", "0")
         return run.status().state == "failed"
 
     eventually(has_failed)

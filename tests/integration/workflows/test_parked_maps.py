@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from orchestrator.core.run_state import RunState
-from orchestrator.core.workflow_plan import Kind, OnFailure, When
+from orchestrator.core.workflows.plan import Kind, OnFailure, When
+from orchestrator.core.workflows.run_state import RunState
 from orchestrator.embedded import EmbeddedServer
 from tests.integration.workflows.test_run_machine import Running
 

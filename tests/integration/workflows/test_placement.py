@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,12 +15,6 @@ from tests.support.worker_process import WorkerProcess
 from tests.support.workflow_cluster import WorkflowCluster
 
 APP = "tests.apps.placement_app"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer() as server:
-        yield server
 
 
 def _reader(server: EmbeddedServer, letter: str) -> WorkerProcess:

@@ -9,7 +9,7 @@ import pytest
 from celery import chain, chord, group
 
 from orchestrator import Expand, Workflow
-from orchestrator.core.workflow_plan import number_of
+from orchestrator.core.workflows.plan import number_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.workflows.run import Run
 from tests.apps import workflows_app
@@ -95,7 +95,7 @@ def test_what_a_killed_attempt_has_written_has_no_effect(mortal: WorkflowCluster
     # As the attempt that is killed would have: it has written its steps, and not told its outcome.
     header = {"uid": run.uid, "id": run.id, "step": "0", "name": "held"}
     steps = [mortal.task("note", "never")] * 3
-    assert mortal.orchestrator.runtime.expand(header, Expand(steps)).first == 2
+    assert mortal.orchestrator.runtime.steps.expand(header, Expand(steps)).first == 2
     mortal.worker.kill()
     mortal.redis.rpush("test:go:go", "1", "1")
     mortal.worker.start()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from orchestrator.core.run_state import RunState
-from orchestrator.core.workflow_plan import Kind, OnFailure, When
+from orchestrator.core.workflows.plan import Kind, OnFailure, When
+from orchestrator.core.workflows.run_state import RunState
 from orchestrator.embedded import EmbeddedServer
 from tests.support.runs_under_test import QUEUES, UID, RunUnderTest, plan_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import Limit, Orchestrator, Retry, RunEnded, UnknownWorkflow
-from orchestrator.core.outcome import Dead
+from orchestrator.core.deliveries.outcome import Dead
 from orchestrator.transport.redis import commands
 from orchestrator.workflows.definition import Workflow
 from orchestrator.workflows.records import ControlResult

@@ -52,7 +52,7 @@ def test_many_queued_runs_that_end_at_once(orchestrator: Orchestrator) -> None:
     runs[0].post("approved")
     for _ in range(60):
         if not orchestrator.eager:
-            orchestrator.runtime.redis.runs.work_off()
+            orchestrator.runtime.redis.runs.upkeep.work_off()
     assert set(_states(*runs)) == {"completed"}
 
 

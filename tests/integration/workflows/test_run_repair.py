@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator import OutdatedWorker
-from orchestrator.core.outcome import Handled
+from orchestrator.core.deliveries.outcome import Handled
 from orchestrator.telemetry import Event, attach, detach
 from orchestrator.workflows.definition import Workflow
+from orchestrator.workflows.redis.run_repair import RunRepair
 from orchestrator.workflows.run import Run
-from orchestrator.workflows.run_repair import RunRepair
 from tests.apps import workflows_app
 from tests.apps.workflows_app import Square
 from tests.support.workflow_cluster import WorkflowCluster
@@ -34,7 +34,7 @@ def _started(cluster: WorkflowCluster) -> Run:
 
 def _repaired(cluster: WorkflowCluster, late_s: float = 0) -> int:
     redis = cluster.orchestrator.runtime.redis
-    return RunRepair(redis.runs, lambda: redis.store, late_s).run(budget_s=30)
+    return RunRepair(redis.runs.reads, lambda: redis.store, late_s).run(budget_s=30)
 
 
 def _delete_stream(cluster: WorkflowCluster) -> None:
@@ -108,7 +108,7 @@ def test_expired_runs_are_taken_off_the_lists(cluster: WorkflowCluster) -> None:
     run = _started(cluster)
     kept = _started(cluster)
     cluster.redis.delete(cluster.keys.run(run.uid))
-    assert cluster.orchestrator.runtime.redis.runs.forget_expired() == 1
+    assert cluster.orchestrator.runtime.redis.runs.upkeep.forget_expired() == 1
     assert [status.uid for status in cluster.orchestrator.workflows.list()] == [kept.uid]
     assert list(cluster.redis.hvals(cluster.keys.runs_by_id)) == [kept.uid.encode()]
 

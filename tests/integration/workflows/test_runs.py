@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import Retry
+from orchestrator.core.deliveries.outcome import Dead, Handled
 from orchestrator.core.errors import WorkflowExists
-from orchestrator.core.outcome import Dead, Handled
 from orchestrator.workflows.definition import Workflow
 from orchestrator.workflows.records import ControlResult, StepState
 from orchestrator.workflows.references import ITEM

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from orchestrator import Orchestrator, Workflow
-from orchestrator.workflows.compiler import compile_workflow
+from orchestrator.workflows.compiling.compiler import compile_workflow
 from orchestrator.workflows.run import Run
 from tests.apps import workflows_app
 
@@ -77,7 +77,7 @@ def test_both_ways_write_the_same(orchestrator: Orchestrator, client: Any, monke
     flow = _flow(orchestrator, 3)
     flow.wait("approval", event="approved")
     along = orchestrator.workflows.start(flow)
-    monkeypatch.setattr("orchestrator.workflows.plan_writer._STEPS_AT_ONCE", 2)
+    monkeypatch.setattr("orchestrator.workflows.compiling.plan_writer._STEPS_AT_ONCE", 2)
     before = orchestrator.workflows.start(flow)
     for part in (":plan", ":templates"):
         assert _hash(client, along, part) == _hash(client, before, part)
@@ -91,10 +91,10 @@ def test_both_ways_write_the_same(orchestrator: Orchestrator, client: Any, monke
 @pytest.mark.parametrize("steps", [1, MOST + 1])
 def test_another_start_with_an_id_leaves_nothing(orchestrator: Orchestrator, client: Any, steps: int) -> None:
     """Two processes start it at once, so that neither sees the other's run before its script does."""
-    flow, runs = _flow(orchestrator, steps), orchestrator.workflows._backend()
+    flow, starts = _flow(orchestrator, steps), orchestrator.workflows._backend().starts
     first = orchestrator.workflows.start(flow, workflow_id="book-1")
     compiled = compile_workflow(orchestrator.app, orchestrator.workflows._directory, flow)
     # As of an id that nobody else has, it is not looked for.
-    assert runs.start(compiled, "book-1", None, is_new=True) == first.uid
+    assert starts.start(compiled, "book-1", None, is_new=True) == first.uid
     uids = {name.split(":")[2] for name in client.scan_iter(match="orc:run:*", count=1000)}
     assert uids == {first.uid}

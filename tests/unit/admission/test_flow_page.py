@@ -29,3 +29,9 @@ def test_a_late_attempt_is_refused() -> None:
     assert set_balance(db, "a", 120, second), "the same attempt may write again"
     assert db.execute("SELECT cents FROM balances").fetchall() == [(120,)]
     db.close()
+
+
+def test_the_page_begins_with_what_a_failover_can_do_and_what_a_fence_is_for() -> None:
+    first = PAGE.read_text(encoding="utf-8").split("\n## ")[0]
+    for said in ("failover", "fencing token", "min-replicas-to-write"):
+        assert said in first

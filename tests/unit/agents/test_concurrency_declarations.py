@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from orchestrator import Agent, Concurrency, InvalidDeclaration, InvalidPolicy, Message, handles
-from orchestrator.agents.inspection import inspect_agent
+from orchestrator.agents.declaration import inspect_agent
 
 
 class Get(Message):

@@ -7,9 +7,9 @@ import pytest
 from celery import Celery
 
 from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, every, handles
-from orchestrator.agents.inspection import inspect_agent
+from orchestrator.agents.declaration import inspect_agent
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, UnknownAgent, UnknownMessage
-from orchestrator.core.policy import OnError
+from orchestrator.core.policies.policy import OnError
 
 
 class Ping(Message):

@@ -9,10 +9,12 @@ import pytest
 
 from orchestrator import (
     Agent,
+    Breaker,
     Concurrency,
     Context,
     Exponential,
     Fire,
+    Mailbox,
     Message,
     Orchestrator,
     Retry,
@@ -21,10 +23,11 @@ from orchestrator import (
     replies,
     votes,
 )
+from orchestrator.agents.hooks import Hook
 from orchestrator.agents.unknown_names import unknown_names
 from orchestrator.core.errors import InvalidDeclaration, InvalidSettings, UnknownAgent
-from orchestrator.core.nearest import nearest
 from orchestrator.core.settings import load_settings
+from orchestrator.core.spelling.nearest import nearest
 from orchestrator.worker.served_tasks import served_tasks
 from orchestrator.worker.startup_warnings import startup_warnings
 from tests.apps.shop import make
@@ -66,11 +69,35 @@ def hosted(**attributes: Any) -> Orchestrator:
         ("deadletter_expired", "yes", "dead_letter_expired"),
         ("prioritiy", "high", "priority"),
         ("timout_s", "5", "timeout_s"),
+        ("Retry", 1, "retry"),
+        ("RETRY", Retry(), "retry"),
+        ("Breaker", Breaker(failures=3), "breaker"),
+        ("mailbox_", Mailbox(5), "mailbox"),
+        ("Timeout_S", 5, "timeout_s"),
+        ("onError", "ignore", "on_error"),
+        ("maxRetries", 3, "retry"),
+        ("Singleton", True, "singleton"),
+        ("Name", "billing", "name"),
     ],
 )
 def test_an_attribute_that_looks_like_a_setting_is_refused(name: str, value: Any, meant: str) -> None:
     with pytest.raises(InvalidDeclaration, match=rf"Billing\.{name}=.*: no such setting; did you mean '{meant}'\?"):
         hosted(**{name: value})
+
+
+def test_a_misspelt_name_of_an_agent_without_one_is_named_as_well() -> None:
+    with pytest.raises(InvalidDeclaration, match=r"Billing\.name=''; .*Billing\.Name='b'.*did you mean 'name'"):
+        hosted(name="", Name="b")
+
+
+def test_constants_and_classes_of_an_agents_own_are_left_alone() -> None:
+    hosted(RATE=3, RETRIES=3, TIMEOUT=5, Meta=type("Meta", (), {}), Mailbox=Mailbox, Other=3)
+
+
+@pytest.mark.parametrize("name", ["onDown", "On_down"])
+def test_a_hook_in_another_style_is_never_called(name: str) -> None:
+    with pytest.raises(InvalidDeclaration, match=rf"{name}: never called; did you mean 'on_down'\?"):
+        hosted(**{name: lambda self, down: None})
 
 
 def test_a_misspelt_setting_of_a_base_class_is_refused_too() -> None:
@@ -95,6 +122,22 @@ def test_a_misspelt_on_down_is_refused() -> None:
 def test_a_misspelt_on_cancelled_is_refused() -> None:
     with pytest.raises(InvalidDeclaration, match=r"on_canceled: never called; did you mean 'on_cancelled'\?"):
         hosted(on_canceled=lambda self, cancelled: None)
+
+
+@pytest.mark.parametrize("hook", list(Hook), ids=str)
+def test_no_method_that_is_called_by_its_name_may_be_misspelt(hook: Hook) -> None:
+    for name in (hook[:-2] + hook[-1], hook[:-2] + hook[-1] + hook[-2]):
+        with pytest.raises(InvalidDeclaration, match=rf"{name}: never called; did you mean '{hook}'\?"):
+            hosted(singleton=True, **{name: lambda self, called_with: None})
+
+
+@pytest.mark.parametrize("name", ["on_rejected", "on_detected", "on_downloaded"])
+def test_other_methods_of_a_singleton_are_its_own(name: str) -> None:
+    hosted(singleton=True, **{name: lambda self, called_with: None})
+
+
+def test_an_agent_that_is_no_singleton_may_have_methods_that_are_like_a_singletons() -> None:
+    hosted(on_selected=lambda self, called_with: None)
 
 
 def test_an_on_cancelled_that_takes_something_else_is_refused() -> None:

@@ -22,8 +22,8 @@ from orchestrator import (
     handles,
     replies,
 )
+from orchestrator.core.calls.reply import check_tag
 from orchestrator.core.errors import DeliveryTimeout
-from orchestrator.core.reply import check_tag
 from tests.apps import calls_app
 from tests.apps.calls_app import NOTED, Order, Quote, Silent
 from tests.support.cluster import NO_REDIS
@@ -60,6 +60,7 @@ def test_a_failure_is_a_reply_too(orchestrator: Orchestrator) -> None:
 def test_a_result_that_cannot_be_in_a_reply_is_an_error(orchestrator: Orchestrator, how: str, why: str) -> None:
     orchestrator.send("shop", Order(how=how))
     assert why in NOTED[0]["error"]
+    assert [letter.agent for letter in orchestrator.dead_letters.list(10)] == ["billing"]
 
 
 def test_a_breaker_and_a_bound_of_the_asker_let_replies_pass(orchestrator: Orchestrator) -> None:

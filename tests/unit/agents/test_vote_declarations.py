@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Agent, Context, Decision, Message, Vote, handles, replies, votes
-from orchestrator.agents.inspection import inspect_agent
+from orchestrator.agents.declaration import inspect_agent
 from orchestrator.core.errors import InvalidDeclaration
 
 

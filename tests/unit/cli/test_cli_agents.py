@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.agents.inspection import inspect_agent
-from orchestrator.cli import agents_tables
-from orchestrator.cli.agents_snapshot import State, known_agents, state_of
-from orchestrator.cli.tables import Tone, Toned
-from orchestrator.core.breaker import Phase
+from orchestrator.agents.declaration import inspect_agent
+from orchestrator.cli.agents import tables as agents_tables
+from orchestrator.cli.agents.snapshot import State, known_agents, state_of
+from orchestrator.cli.output.tables import Tone, Toned
+from orchestrator.core.admission.breaker import Phase
 from orchestrator.registry.mailboxes import MailboxState
 from orchestrator.registry.registry import AgentEntry, IncarnationEntry
 from tests.apps.shop import Billing
@@ -71,11 +71,22 @@ def test_an_agent_is_up_while_an_incarnation_hosts_it() -> None:
     ("phase", "open_for_s", "shown"),
     [
         (Phase.OPEN, 1.5, Toned("open for 1.5s", Tone.BAD)),
-        (Phase.OPEN, 0.0, Toned("half-open", Tone.WARNING)),
         (Phase.HALF_OPEN, 0.0, Toned("half-open", Tone.WARNING)),
         (Phase.CLOSED, 0.0, "closed"),
     ],
 )
-def test_a_breaker_whose_time_is_over_is_shown_half_open(phase: Phase, open_for_s: float, shown: object) -> None:
+def test_a_breaker_is_shown_with_its_phase(phase: Phase, open_for_s: float, shown: object) -> None:
     mailbox = MailboxState("billing", breaker=phase, breaker_open_for_s=open_for_s)
     assert agents_tables._breaker_cell(mailbox) == shown
+
+
+@pytest.mark.parametrize(
+    ("mailbox", "shown"),
+    [
+        (MailboxState("billing", waiting=3), "3"),
+        (MailboxState("billing", waiting=3, in_lanes=2, on_hold_for="here"), "3 (2 in lanes, on hold)"),
+        (MailboxState("billing", on_hold_for="here"), "0 (on hold)"),
+    ],
+)
+def test_what_waits_is_shown_with_why(mailbox: MailboxState, shown: str) -> None:
+    assert agents_tables._waiting(mailbox) == shown

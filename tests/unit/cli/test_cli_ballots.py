@@ -9,8 +9,8 @@ from time import time
 import pytest
 
 from orchestrator import Majority, Orchestrator, Quorum
-from orchestrator.cli import ballots as module
-from orchestrator.cli.ballots import ballots
+from orchestrator.cli.coordination import ballots as module
+from orchestrator.cli.coordination.ballots import ballots
 from orchestrator.coordination.ballots.backend import BallotState
 from tests.apps import ballots_app
 from tests.apps.ballots_app import Scale

@@ -9,9 +9,10 @@ from typing import Any
 import click
 import pytest
 
-from orchestrator import Orchestrator
-from orchestrator.cli.barriers import barriers
-from orchestrator.cli.coordination import elections, leases, pools
+from orchestrator import BarrierBroken, Orchestrator
+from orchestrator.cli.coordination.barriers import barriers
+from orchestrator.cli.coordination.leases import elections, leases, pools
+from orchestrator.cli.reported_errors import ExitCode
 from tests.support.command_line import invoke
 from tests.support.coordination_under_test import make
 from tests.support.eventually import eventually
@@ -59,6 +60,18 @@ def test_who_holds_what_is_shown(orchestrator: Orchestrator) -> None:
     assert "nobody" in invoke(orchestrator.app, pools).stdout
 
 
+def test_the_last_token_of_what_nobody_holds_is_shown(orchestrator: Orchestrator) -> None:
+    semaphore = orchestrator.semaphore("api", 3)
+    with orchestrator.monitors.session(), orchestrator.lease("close-month") as lease, semaphore.acquire() as permit:
+        pass
+    for command, name, fence in ((leases, "close-month", lease.fence), (pools, "api", permit.fence)):
+        (known,) = next(iter(document(orchestrator, command).values()))
+        assert (known["name"], known["fence"]) == (name, fence)
+        table = invoke(orchestrator.app, command).stdout
+        assert "nobody" in table
+        assert str(fence) in table
+
+
 def test_an_election_shows_its_leader_or_why_the_last_one_has_ended(orchestrator: Orchestrator) -> None:
     election = orchestrator.election("scheduler")
     with orchestrator.monitors.session() as session, election.campaign() as led:
@@ -84,6 +97,23 @@ def test_who_is_missing_at_a_barrier_is_shown(orchestrator: Orchestrator) -> Non
             assert text in shown
         barrier.reset(arrival.generation)
         assert "idle" in invoke(orchestrator.app, barriers).stdout
+        barrier.reset()
         orchestrator.barrier("phase-1", 2, timeout_s=0.001).arrive(session.id)
         eventually(lambda: "broken: timeout" in invoke(orchestrator.app, barriers).stdout)
         assert document(orchestrator, barriers)["barriers"][0]["broken"] == "timeout"
+
+
+def test_a_broken_barrier_is_reset(orchestrator: Orchestrator) -> None:
+    with orchestrator.monitors.session() as session:
+        barrier = orchestrator.barrier("phase-1", 2, timeout_s=0.001)
+        generation = barrier.arrive(session.id).generation
+        eventually(lambda: "broken: timeout" in invoke(orchestrator.app, barriers).stdout)
+        with pytest.raises(BarrierBroken):
+            barrier.arrive("other")
+        assert (
+            invoke(orchestrator.app, barriers, "reset", "phase-1").stdout == f"phase-1: generation {generation} reset\n"
+        )
+        assert orchestrator.barrier("phase-1", 2).arrive("other").generation > generation
+        unknown = invoke(orchestrator.app, barriers, "reset", "phase-2")
+        assert unknown.exit_code == ExitCode.CALLER
+        assert "barrier 'phase-2' is not known" in unknown.stderr

@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 from orchestrator import Orchestrator, Workflow
-from orchestrator.cli.workflows import workflows
+from orchestrator.cli.workflows.group import workflows
 from orchestrator.workflows.run import Run
 from tests.support.command_line import invoke
 

@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 from orchestrator import Agent, Canary, Message, Orchestrator, Retry, Workflow, handles
-from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.dead_letters.group import dead_letters
 from orchestrator.maintenance.dead_letters import RetentionPolicy, run_maintenance
 from tests.support.command_line import invoke
 

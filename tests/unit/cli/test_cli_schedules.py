@@ -14,7 +14,7 @@ from kombu import Queue
 from kombu.common import Broadcast
 
 from orchestrator import Orchestrator
-from orchestrator.cli.schedules import schedules
+from orchestrator.cli.schedules.group import schedules
 from tests.apps import workflows_app
 from tests.support.command_line import invoke
 
@@ -90,7 +90,7 @@ def test_what_is_not_accepted_exactly_once_is_marked(orchestrator: Orchestrator)
         "copies": entry(options={"queue": "all-workers"}),
         "other": entry(options={"connection": app.connection_for_write()}),
         "lazy": entry(args=(BeatLazyFunc(dict),)),
-        "nobody": entry("plain.ad"),
+        "nobody": entry("ledgers.add"),
         "agents": entry("counter.List"),
     }
     lines = run(orchestrator, "list")[1].splitlines()
@@ -100,7 +100,7 @@ def test_what_is_not_accepted_exactly_once_is_marked(orchestrator: Orchestrator)
     assert said["class"].startswith("not exactly once: own.way sends its messages itself")
     assert said["copies"] == "not exactly once: each worker reads a copy from queue all-workers"
     assert said["lazy"] == "only a scheduler whose code declares it fires it"
-    assert said["nobody"] == "this app has no task 'plain.ad'; it is sent by its name"
+    assert said["nobody"] == "this app has no task 'ledgers.add'; it is sent by its name"
     other = document(orchestrator, "show", "other")
     assert other["not_exactly_once"] == "its options name another connection"
     assert other["note"] == said["lazy"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Orchestrator
-from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.dead_letters.group import dead_letters
 from orchestrator.cli.ledger import ledger
 from orchestrator.cli.send import send
 from tests.apps.shop import make
@@ -78,6 +78,7 @@ def test_fields_from_standard_input(shop: Orchestrator) -> None:
         (("billing", "Charge", "[" * 200_000), "Error: invalid Charge: not JSON: "),
         (("billing", "Charge", "[1]"), "Error: invalid Charge: the JSON is not an object\n"),
         (("billing", "Charge", charge(cents=-5)), "Error: invalid Charge: cents=-5: "),
+        (("billing", "Charge", '{"order_id": "o1"}'), "Error: invalid Charge: cents: Field required\n"),
         (("billing", "Charge", charge(typo=1)), "Error: invalid Charge: typo=1: "),
         (("billing", "Charge", charge(), "--retries", "-1"), "Error: retries=-1 is not allowed; "),
         (("billing", "Charge", charge(), "--priority", "10"), "Error: priority=10 is not allowed; "),

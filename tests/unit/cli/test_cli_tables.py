@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli.layout import GAP, fit, width_of, wrap
-from orchestrator.cli.tables import Console, Tone, Toned, console, print_fields, print_table
+from orchestrator.cli.output.layout import GAP, fit, width_of, wrap
+from orchestrator.cli.output.tables import Console, Tone, Toned, console, print_fields, print_table
 
 COLUMNS = ("id", "state", "held", "queues", "error")
 ROWS = [

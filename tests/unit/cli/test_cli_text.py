@@ -2,9 +2,9 @@
 
 import pytest
 
-from orchestrator.cli.printable import lines, one_line
-from orchestrator.core.masking import mask
-from orchestrator.core.text import printable
+from orchestrator.cli.output.printable import lines, one_line
+from orchestrator.core.checks.text import printable
+from orchestrator.core.secrets.masking import mask
 
 HIDDEN = ("password", "card_number")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Orchestrator, Retry
-from orchestrator.cli.workflows import workflows
+from orchestrator.cli.workflows.group import workflows
 from orchestrator.workflows.definition import Workflow
 from orchestrator.workflows.references import ITEM
 from orchestrator.workflows.svg import layers_of

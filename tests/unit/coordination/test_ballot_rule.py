@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.ballot import MOST_WHY_BYTES, Silent, Tally, vote_in
-from orchestrator.core.ballot_rules import Majority, Quorum, Rule, Unanimous, Weighted, weights_of
-from orchestrator.core.decision import LONGEST_WHY, Decision, How, Vote
+from orchestrator.core.coordination.ballot import MOST_WHY_BYTES, Silent, Tally, vote_in
+from orchestrator.core.coordination.ballot_rules import Majority, Quorum, Rule, Unanimous, Weighted, weights_of
+from orchestrator.core.coordination.decision import LONGEST_WHY, Decision, How, Vote
+from orchestrator.core.deliveries.outcome import Cancelled, Dead, Expired, Handled, Outcome
 from orchestrator.core.errors import InvalidMessage, InvalidPolicy
-from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
 
 VOTERS = ("a", "b", "c")
 RULES: tuple[Rule, ...] = (
@@ -117,6 +117,8 @@ def test_weights_add_up_and_a_decision_stays(moves: list[tuple[str, bool]], rule
         (Handled(True), "no vote"),
         (Handled(None), "no vote"),
         (Dead("poison"), "dead: poison"),
+        (Dead("result not stored", "InvalidResult: v.vote returned a bool"), "dead: returned no Vote"),
+        (Dead("deadline passed"), "timeout"),
         (Expired(), "expired"),
         (Cancelled("sender"), "cancelled"),
     ],
@@ -151,10 +153,44 @@ def test_two_thirds_are_two_thirds() -> None:
     assert Weighted({"a": 1, "b": 1, "c": 1}, Fraction(2, 3)).threshold(VOTERS) == threshold
 
 
+@pytest.mark.parametrize("wrong", [1, 2, 3])
+def test_a_quorum_bounds_what_wrong_votes_can_do(wrong: int) -> None:
+    """Of ``3f + 1`` voters ``f`` may vote wrongly or not at all; of one less they could stop what all others want."""
+    rule, others = Quorum(2 * wrong + 1), 2 * wrong + 1
+    voters = [f"v{number}" for number in range(others + wrong)]
+
+    def is_accepted(approving: int, wrong_vote: Vote | str, of: int) -> bool:
+        known = Tally(rule.threshold(voters[:of]), Silent.ABSTAIN, dict.fromkeys(voters[:of], 1))
+        for number, voter in enumerate(voters[:of]):
+            right = Vote(number - wrong < approving)
+            known.count(voter, wrong_vote if number < wrong else right, 1)
+        known.time_out(2)
+        return known.accepted
+
+    for vote in (Vote.reject(), Vote.approve(), "timeout"):
+        assert is_accepted(others, vote, 3 * wrong + 1), "all others are for it"
+        assert not is_accepted(wrong, vote, 3 * wrong + 1), "most of the others are against it"
+    assert not is_accepted(others - 1, Vote.reject(), 3 * wrong)
+    with pytest.raises(InvalidPolicy, match=f"approvals={2 * wrong + 1} is not allowed; allowed: .* 1 to {2 * wrong}"):
+        rule.threshold(voters[: 2 * wrong])
+
+
 @pytest.mark.parametrize("share", [0, -1, 1.5, "1", True, float("nan"), 1e-9])
 def test_a_share_is_checked(share: Any) -> None:
     with pytest.raises(InvalidPolicy, match=r"share=.* is not allowed; allowed: a number above 0, at most 1"):
-        Weighted({"a": 1, "b": 1, "c": 1}, share).threshold(VOTERS)
+        Weighted({"a": 1, "b": 1, "c": 1}, share)
+
+
+@pytest.mark.parametrize("weights", [{}, ["a"], {"a": 0}, {"a": 1.5}, {"a": True}, {7: 1}, {"a": 10**7}, None])
+def test_weights_are_checked(weights: Any) -> None:
+    with pytest.raises(InvalidPolicy, match=r"weights=.* is not allowed; allowed: for each voter"):
+        Weighted(weights, 0.5)
+
+
+@pytest.mark.parametrize("approvals", [0, -1, "2", 1.5, True, None, 1001])
+def test_a_quorum_is_checked(approvals: Any) -> None:
+    with pytest.raises(InvalidPolicy, match=r"approvals=.* is not allowed; allowed: a whole number from 1 to 1000"):
+        Quorum(approvals)
 
 
 def test_a_decision_reads_what_was_written_and_nothing_else() -> None:

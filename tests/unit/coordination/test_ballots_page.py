@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import orchestrator as library
-from orchestrator.core.ballot import OPEN_AT
-from orchestrator.core.ballot_rules import Majority, Quorum, Unanimous, Weighted
+from orchestrator.core.coordination.ballot import OPEN_AT
+from orchestrator.core.coordination.ballot_rules import Majority, Quorum, Unanimous, Weighted
 from tests.support.coordination_under_test import make
 from tests.support.worker_process import ROOT
 
@@ -32,8 +32,13 @@ def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     orchestrator.host(*[type(f"Node{n}", (node,), {"name": f"node-{n}"}) for n in (1, 2, 3)])
     for example in examples:
         exec(example, names)
-    assert started == [3, 3, 3, 3]
-    assert "True 2 of 3 for it" in capsys.readouterr().out
+    assert started == [3, 3, 3, 3, 9, 9]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("True 2 of 3 for it")
+    # The negotiation that ends, the one that is left to the chief, and the workflow.
+    assert printed[-3:] == ["9", "5", "True"]
+    asked = [state for state in orchestrator.coordination.ballots(20) if state.of == 2]
+    assert [state.state for state in asked] == [*["rejected"] * 2, "accepted", *["rejected"] * 3]
     orchestrator.app.close()
 
 

@@ -39,10 +39,10 @@ def line() -> Line:
 
 @pytest.fixture
 def candidates(line: Line) -> Iterator[Candidates]:
-    def announce(*told: Any) -> None: ...
+    def write(*told: Any) -> None: ...
 
     leases: Any = line
-    made = Candidates(["cron"], lambda: leases, announce, lambda: "w@h:1#2")
+    made = Candidates(["cron"], lambda: leases, write, lambda: "w@h:1#2", lambda _: ())
     yield made
     made.stop()
     line.woken.set()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Agent, Context, Message, Term, handles
-from orchestrator.agents.inspection import inspect_agent
+from orchestrator.agents.declaration import inspect_agent
 from tests.support.coordination_under_test import in_session, make
 from tests.support.eventually import eventually
 from tests.support.worker_process import ROOT

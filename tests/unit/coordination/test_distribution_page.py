@@ -38,6 +38,7 @@ AGENTS = [type(f"Reader{n}", (Reader,), {"name": name}) for n, name in enumerate
 def test_the_page_begins_with_what_a_failover_can_do() -> None:
     first = PAGE.split("\n## ")[0]
     assert "failover" in first
+    assert "fencing token" in first
     assert "min-replicas-to-write" in first
 
 

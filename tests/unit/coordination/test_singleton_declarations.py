@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Agent, Context, InvalidDeclaration, Message, Term, handles
-from orchestrator.agents.inspection import inspect_agent
+from orchestrator.agents.declaration import inspect_agent
 from orchestrator.agents.singleton import ELECTED, term_message
 from tests.support.coordination_under_test import make
 
@@ -58,6 +58,7 @@ def test_in_eager_mode_it_is_called_before_its_first_message_and_after_each_deat
         def tick(self, message: Tick, context: Context) -> None:
             term = orchestrator.election(Beat).leader()
             assert term is not None
+            assert context.term == term
             seen.append(f"tick {term.leader}")
 
         def on_elected(self, term: Term, context: Context) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from celery.worker.consumer.consumer import INVALID_TASK_ERROR
 
+from orchestrator.core.checks.text import printable
 from orchestrator.core.log import get_logger
-from orchestrator.core.text import printable
 from orchestrator.telemetry.emit import Event
 from orchestrator.telemetry.logs import LOGGER, EventLog
 from orchestrator.worker.masked_logs import mask_logs

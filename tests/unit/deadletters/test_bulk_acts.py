@@ -54,7 +54,7 @@ UNFILTERED: list[dict[str, Any]] = [{}, {"state": "all"}, {"metadata": {}}]
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("query", UNFILTERED, ids=str)
 @pytest.mark.parametrize("until_now", [False, True])
-def test_an_act_without_a_filter_is_refused_and_touches_nothing(
+def test_an_action_without_a_filter_is_refused_and_touches_nothing(
     log: DeadLetters, act: str, query: dict[str, Any], until_now: bool
 ) -> None:
     """Regression: each of these meant all letters, where the command line wants --all."""

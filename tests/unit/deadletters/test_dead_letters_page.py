@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Canary
-from orchestrator.core.outcome import Reason
+from orchestrator.core.deliveries.outcome import Reason
 from tests.support.letters_under_test import LettersInMemory
 
 PAGE = (Path(__file__).parents[3] / "docs" / "dead-letters.md").read_text(encoding="utf-8")

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.core.redact import HIDDEN
-from orchestrator.core.supervision import Supervision
+from orchestrator.core.deliveries.supervision import Supervision
+from orchestrator.core.secrets.redact import HIDDEN
 from orchestrator.deadletters.letter import DeadLetter, read_letter
 from orchestrator.transport.mailbox_entry import renewed
 from tests.support.json_data import json_data, objects

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.maintenance.dead_letter_retention import retention_policy_of
+from orchestrator.maintenance.dead_letter_retention import maintain_dead_letters, retention_policy_of
 from orchestrator.maintenance.dead_letters import MaintenanceResult
 from tests.apps import agents_app
 
@@ -13,7 +13,7 @@ def test_the_upkeep_keeps_letters_as_the_settings_say() -> None:
     orchestrator = agents_app.make(NOWHERE, eager=True, dead_letter_max_count=2)
     for _ in range(5):
         orchestrator.send("worker", agents_app.Broken())
-    assert orchestrator.runtime.maintain_dead_letters() == MaintenanceResult(trimmed=3)
+    assert maintain_dead_letters(orchestrator.dead_letters, orchestrator.settings) == MaintenanceResult(trimmed=3)
     assert orchestrator.dead_letters.count() == 2
 
 

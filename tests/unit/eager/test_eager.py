@@ -20,7 +20,7 @@ from orchestrator.core.errors import (
     UnknownDeadLetter,
     UnknownMessage,
 )
-from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
+from orchestrator.deadletters.in_memory.store import InMemoryDeadLetterStore
 from orchestrator.deadletters.log import DeadLetters
 from tests.apps import agents_app
 from tests.support.envelope import envelope

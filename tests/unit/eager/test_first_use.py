@@ -12,10 +12,10 @@ from celery import Celery
 
 from orchestrator import Orchestrator
 from orchestrator.eager.eager_mode import EagerMode
-from orchestrator.redis_mode import RedisMode
+from orchestrator.wiring.redis_mode import RedisMode
 
 
-@pytest.mark.parametrize(("kind", "name"), [(EagerMode, "eager_mode"), (RedisMode, "redis")], ids=["eager", "redis"])
+@pytest.mark.parametrize(("kind", "name"), [(EagerMode, "eager"), (RedisMode, "redis")], ids=["eager", "redis"])
 def test_threads_that_come_first_together_share_one_mode(
     kind: type, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,5 +32,5 @@ def test_threads_that_come_first_together_share_one_mode(
 
     monkeypatch.setattr(kind, "__init__", slowly)
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(lambda _: getattr(runtime, name), range(2))
+        one, other = pool.map(lambda _: getattr(runtime.modes, name), range(2))
     assert one is other

@@ -57,6 +57,16 @@ def test_liveness_asks_whether_a_restart_would_help_and_readiness_whether_it_wor
     assert readiness(vitals, 101.0)[0] is ready
 
 
+def test_readiness_says_what_it_waits_for_and_for_how_long() -> None:
+    assert readiness({**WELL, "sweep_age_s": None}, 101.0)[1] == (
+        "waits for the first sweep, which finds dead workers: the monitor manager sweeps when beat runs, "
+        "and else a worker, about 3 s after its start"
+    )
+    assert readiness({**WELL, "sweep_age_s": 11.0}, 101.0)[1] == (
+        "dead workers are not found: the last sweep was 11 s ago; allowed: 10"
+    )
+
+
 def test_a_worker_that_starts_or_waits_for_redis_is_alive_and_not_ready() -> None:
     vitals = {"node": "w1@h", "at_s": 100.0}
     assert liveness(vitals, 101.0)[0] is Exit.HEALTHY

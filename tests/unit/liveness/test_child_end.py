@@ -34,13 +34,23 @@ def test_the_end_of_a_pool_process_is_classified(how: str, end: ChildEnd) -> Non
 
 
 def test_a_task_that_leaves_the_interpreter_has_died_of_itself() -> None:
-    assert end_of(SystemExit(15), stopping=False) is ChildEnd.DIED
+    assert end_of(SystemExit(15), stopping=False) is ChildEnd.EXITED
+    assert end_of(WorkerLostError(repr(SystemExit(15))), stopping=False) is ChildEnd.EXITED, "as a solo pool says it"
     assert end_of(SystemExit(15), stopping=True) is ChildEnd.STOPPING
 
 
 @pytest.mark.parametrize(
     ("round_trip_ms", "has_heart", "after_ms"),
-    [(1, False, 800), (1, True, 1100), (64, False, 984), (64, True, 1100), (256, True, 2136), (4096, False, 2600)],
+    [
+        (1, False, 800),
+        (1, True, 1100),
+        (64, False, 984),
+        (64, True, 1100),
+        (128, True, 1368),
+        (256, True, 1900),
+        (4096, True, 1900),
+        (4096, False, 2600),
+    ],
 )
 def test_a_closed_connection_is_a_death_later_the_slower_the_round_trips_were(
     round_trip_ms: int, has_heart: bool, after_ms: int

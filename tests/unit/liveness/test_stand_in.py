@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.supervisor.reading.variables import BEAT_VARIABLE
 from orchestrator.transport.liveness import fallback_sweeper
 from orchestrator.transport.liveness.fallback_sweeper import FallbackSweeper
 from orchestrator.transport.liveness.heartbeat import HeartbeatReply
+from orchestrator.transport.liveness.lease import MISSED, PROVED, asks_for_sweep
 from orchestrator.transport.liveness.sweep import SweepResult
 from orchestrator.transport.options import Options
 
@@ -47,14 +49,33 @@ def make(clock: Clock, options: Options = MANAGED, queue: str = "billing") -> tu
 
 @pytest.mark.parametrize(
     ("since_ms", "missed", "sweeps"),
-    [(300, True, 1), (300, False, 0), (250, True, 0), (2900, False, 0), (3100, False, 1), (-1, True, 0)],
+    [(300, True, 1), (300, False, 0), (2900, False, 0), (3100, False, 1), (-1, True, 1), (-1, False, 0)],
 )
-def test_it_sweeps_when_somebody_is_missed_or_nobody_has_swept(
+def test_it_sweeps_when_it_is_asked_to_or_nobody_has_swept(
     clock: Clock, since_ms: int, missed: bool, sweeps: int
 ) -> None:
     fallback_sweeper, sweeper = make(clock)
     fallback_sweeper.after_heartbeat(HeartbeatReply(since_ms, missed))
     assert len(sweeper.at) == sweeps
+
+
+@pytest.mark.parametrize(
+    ("since_ms", "found", "asks"),
+    [
+        (300, MISSED, True),
+        (250, MISSED, False),
+        (-1, MISSED, True),
+        (300, 0, False),
+        (-1, 0, False),
+        (250, PROVED, True),
+        (0, PROVED, True),
+        (-1, PROVED, True),
+    ],
+)
+def test_a_proof_is_swept_for_at_once_and_a_missed_heartbeat_not_too_often(
+    since_ms: int, found: int, asks: bool
+) -> None:
+    assert asks_for_sweep(since_ms, found) is asks
 
 
 def _said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -94,6 +115,39 @@ def test_a_worker_that_serves_the_managers_mailbox_misses_the_beat_only(
     (said,) = _said(caplog)
     assert said.startswith("no beat asks for sweeps, so incarnation w@h:1#1 sweeps by itself: ")
     assert said.endswith("; start a beat (celery -A APP beat)")
+
+
+@pytest.mark.parametrize("queue", ["billing", "monitor-manager"])
+def test_a_worker_of_a_tree_with_a_beat_waits_for_its_restart_before_it_warns(
+    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, queue: str
+) -> None:
+    monkeypatch.setenv(BEAT_VARIABLE, "agents/beat")
+    fallback_sweeper, sweeper = make(clock, queue=queue)
+    clock.now_s += 10
+    for _ in range(44):
+        fallback_sweeper.after_heartbeat(HeartbeatReply(3100, False))
+        clock.now_s += 1
+    assert len(sweeper.at) == 44
+    assert _said(caplog) == []
+    for _ in range(3):
+        fallback_sweeper.after_heartbeat(HeartbeatReply(3100, False))
+        clock.now_s += 1
+    (said,) = _said(caplog)
+    assert "orchestrator tree why agents/beat" in said
+    assert "celery -A APP beat" not in said
+
+
+def test_a_beat_that_came_back_has_its_next_restart_waited_for_too(
+    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BEAT_VARIABLE, "beat")
+    fallback_sweeper, _ = make(clock)
+    for _ in range(2):
+        clock.now_s += 40
+        for _ in range(30):
+            fallback_sweeper.after_heartbeat(HeartbeatReply(3100, False))
+            clock.now_s += 1
+    assert _said(caplog) == []
 
 
 def test_who_stands_in_does_not_take_its_own_sweep_for_somebody_elses(clock: Clock) -> None:

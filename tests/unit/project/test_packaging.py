@@ -20,6 +20,7 @@ import orchestrator
 from orchestrator.command import main
 from orchestrator.core import errors
 from orchestrator.telemetry import switch
+from orchestrator.worker.bootsteps.start import refuse_start
 from tests.support.workers_for_steps import Worker
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
@@ -71,7 +72,7 @@ def test_a_missing_extra_is_named_where_it_is_asked_for(monkeypatch: pytest.Monk
     app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
     made = orchestrator.Orchestrator(app, orchestrator.load_settings(metrics_port=9999))
     with pytest.raises(orchestrator.InvalidSettings, match=f"metrics_port=9999: {said}"):
-        made.runtime.validate_timeouts(Worker(app))
+        refuse_start(made.runtime, Worker(app))
 
 
 def test_celery_s_warning_at_each_reconnect_is_not_shown() -> None:

@@ -11,9 +11,9 @@ from celery.beat import ScheduleEntry
 from celery.schedules import BaseSchedule, crontab, schedule, solar
 
 from orchestrator.core.errors import InvalidSchedule
-from orchestrator.core.triggers import Cron, Foreign, Interval, SteppedTimes
-from orchestrator.schedules.celery_schedules import next_after_of, trigger_of
-from orchestrator.schedules.static_schedules import checked, with_names
+from orchestrator.core.schedules.triggers import Cron, Foreign, Interval, SteppedTimes
+from orchestrator.schedules.declared.celery_schedules import next_after_of, trigger_of
+from orchestrator.schedules.declared.static_schedules import checked, with_names
 
 APP = Celery("shop", set_as_current=False)
 APP.conf.timezone = "Europe/Berlin"

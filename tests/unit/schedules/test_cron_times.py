@@ -12,10 +12,10 @@ from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.core.cron_fields import CronFields, read_cron
-from orchestrator.core.cron_times import CronTimes, DstFold, DstGap
-from orchestrator.core.triggers import Cron, next_after, times_of
-from orchestrator.core.zones import EPOCH_ORDINAL, changes, offset_s
+from orchestrator.core.schedules.cron_fields import CronFields, read_cron
+from orchestrator.core.schedules.cron_times import CronTimes, DstFold, DstGap
+from orchestrator.core.schedules.triggers import Cron, next_after, times_of
+from orchestrator.core.schedules.zones import EPOCH_ORDINAL, changes, offset_s
 from tests.support.cron_walk import DAY_S, Walk, cron_field, expressions, fixed_expressions, fixed_field
 
 ZONES = sorted(available_timezones() - {"localtime", "Factory"})

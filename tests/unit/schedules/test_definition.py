@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidSchedule
-from orchestrator.core.policy import Retry
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_json import decode_definition, encode_definition
-from orchestrator.core.schedule_options import define, to_datetime, to_epoch_ms
-from orchestrator.core.schedule_values import AgentRecipient, Misfire, Overlap, Source, TaskRecipient
-from orchestrator.core.triggers import Cron, Foreign, Interval, Once
+from orchestrator.core.policies.effective import Policy
+from orchestrator.core.policies.policy import Retry
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.definition_json import decode_definition, encode_definition
+from orchestrator.core.schedules.options import define, to_datetime, to_epoch_ms
+from orchestrator.core.schedules.triggers import Cron, Foreign, Interval, Once
+from orchestrator.core.schedules.values import AgentRecipient, Misfire, Overlap, Source, TaskRecipient
 
 NOW_MS = to_epoch_ms(datetime(2026, 11, 29, 12, tzinfo=UTC))
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import InvalidSchedule, Retry
-from orchestrator.core.effective import Policy
-from orchestrator.schedules.entry_options import split_options
+from orchestrator.core.policies.effective import Policy
+from orchestrator.schedules.declared.entry_options import split_options
 
 
 def test_celerys_options_stay_with_celery():

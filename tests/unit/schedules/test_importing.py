@@ -16,7 +16,7 @@ from celery import Celery
 from celery.beat import BeatLazyFunc, PersistentScheduler
 from celery.schedules import crontab, schedule
 
-from orchestrator.core.schedule_options import to_epoch_ms
+from orchestrator.core.schedules.options import to_epoch_ms
 from orchestrator.schedules.importing.celerybeat_schedule import read_shelf
 from orchestrator.schedules.importing.crontab_file import read_crontab
 from orchestrator.schedules.importing.django_celery_beat import read_dump

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_lint import lint
-from orchestrator.core.schedule_options import to_epoch_ms
-from orchestrator.core.schedule_rule import begin, decide, pause
-from orchestrator.core.schedule_state import Counts, ScheduleState
-from orchestrator.core.schedule_values import TaskRecipient
-from orchestrator.core.triggers import Cron, Interval
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.lint import lint
+from orchestrator.core.schedules.options import to_epoch_ms
+from orchestrator.core.schedules.rule import begin, decide, pause
+from orchestrator.core.schedules.state import Counts, ScheduleState
+from orchestrator.core.schedules.triggers import Cron, Interval
+from orchestrator.core.schedules.values import TaskRecipient
 from orchestrator.schedules.explain import explain
 from orchestrator.schedules.history import HistoryEntry
 from orchestrator.schedules.info import ScheduleInfo

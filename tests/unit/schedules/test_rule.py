@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_plan import backfill, preview, trigger
-from orchestrator.core.schedule_rule import begin, decide, outcome, pause, refused, resume, update
-from orchestrator.core.schedule_state import Counts, Decision, Fate, ScheduleState, delivery_id_of
-from orchestrator.core.schedule_values import TaskRecipient
-from orchestrator.core.triggers import Cron, Foreign, Interval, Once, SteppedTimes
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.plan import backfill, preview, trigger
+from orchestrator.core.schedules.rule import begin, decide, outcome, pause, refused, resume, update
+from orchestrator.core.schedules.state import Counts, Decision, Fate, ScheduleState, delivery_id_of
+from orchestrator.core.schedules.triggers import Cron, Foreign, Interval, Once, SteppedTimes
+from orchestrator.core.schedules.values import TaskRecipient
 
 S = 1000
 
@@ -112,6 +112,32 @@ def test_while_one_runs_the_next_is_skipped_or_waits() -> None:
     decisions, state = run(definition, state, 41 * S)
     assert fired(decisions) == [20 * S]
     assert state.next_ms == state.due_ms == 50 * S
+
+
+def test_an_edit_delays_nothing_that_need_not_wait_any_more() -> None:
+    """Regression: a time that had waited for an outcome was fired only with the next one, or never."""
+    definition = schedule(10, overlap="buffer_one")
+    _, state = run(definition, begin(definition, 0), 10 * S)
+    _, state = run(definition, state, 20 * S)
+    state = outcome(definition, state, state.running, is_handled=True, now_ms=21 * S).state
+    for after in (schedule(10, overlap="buffer_one", max_runs=9), schedule(3600, overlap="buffer_one")):
+        edited = update(definition, after, state, 22 * S).state
+        assert edited.due_ms == 22 * S
+        assert fired(run(after, edited, 22 * S)[0]) == [20 * S]
+
+
+def test_once_overlap_is_allowed_what_waited_is_fired_first() -> None:
+    """Regression: it was passed by the next nominal time, and was never fired if there was none."""
+    definition = schedule(10, overlap="buffer_one")
+    _, state = run(definition, begin(definition, 0), 10 * S)
+    _, state = run(definition, state, 20 * S)
+    assert state.running
+    after = schedule(10, overlap="allow", end_ms=30 * S)
+    edited = update(definition, after, state, 22 * S).state
+    assert (edited.due_ms, edited.running) == (22 * S, "")
+    decisions, state = run(after, edited, 30 * S)
+    assert fired(decisions) == [20 * S, 30 * S]
+    assert (state.buffered_ms, state.running, state.due_ms) == (None, "", None)
 
 
 def test_a_failure_pauses_if_asked() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator import (
+    Agent,
     Ask,
     Asked,
     Cancelled,
@@ -26,13 +28,22 @@ from orchestrator import (
     Send,
     Stale,
     Value,
+    handles,
 )
-from orchestrator.core import call_budget
-from orchestrator.core.errors import AgentDown, CircuitOpen, DeliveryTimeout, InvalidPolicy, SendFailed, UnknownAgent
-from orchestrator.core.outcome import Outcome
+from orchestrator.core.calls import call_budget
+from orchestrator.core.deliveries.outcome import Outcome
+from orchestrator.core.errors import (
+    AgentDown,
+    CircuitOpen,
+    DeliveryTimeout,
+    InvalidPolicy,
+    SendFailed,
+    UnknownAgent,
+    UnknownMessage,
+)
 from orchestrator.sending.backend import SendResult
 from orchestrator.sending.delivery import Delivery, Found
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import attach, detach
 from tests.apps import agents_app, calls_app
 from tests.apps.calls_app import Quote
@@ -77,6 +88,19 @@ def test_a_reply_that_is_there_when_the_call_is_cancelled_is_returned() -> None:
 def test_a_failure_that_is_there_then_is_told() -> None:
     with pytest.raises(SendFailed, match="no money"):
         Late(CancelResult.TOO_LATE, Dead("timeout", "no money")).asked().reply()
+
+
+def test_a_failure_by_the_deadline_is_the_error_that_a_caller_finds_itself() -> None:
+    ends: dict[CancelResult, Outcome] = {
+        CancelResult.TOO_LATE: Dead("deadline passed", "HandlerTimeout: late"),
+        CancelResult.CANCELLED: Cancelled("sender"),
+    }
+    texts = []
+    for says, outcome in ends.items():
+        with pytest.raises(DeliveryTimeout) as late:
+            Late(says, outcome).asked().reply()
+        texts.append(str(late.value))
+    assert texts == ["request d1 has no reply after 0.01 s"] * 2
 
 
 def test_what_was_cancelled_has_no_reply() -> None:
@@ -127,6 +151,44 @@ def test_a_copy_that_cannot_be_sent_leaves_the_request(monkeypatch: pytest.Monke
     assert len(backend.sent) == 1
 
 
+class Dies(DiesAfterTheFirst):
+    """A backend whose worker dies with each request."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self._outcome = outcome
+
+    def send(self, message: OutgoingMessage) -> SendResult:
+        self.sent.append(message)
+        return SendResult(message.id)
+
+    def read(self, until: float) -> list[tuple[str, Outcome]]:
+        return [(self.sent[-1].id, self._outcome)]
+
+
+@pytest.mark.parametrize(
+    ("on_death", "outcome", "never", "sent"),
+    [
+        ("fail", Dead("worker died", "WorkerLost: its worker died while it had it"), (), 1),
+        ("fail", Dead("non-retryable error", "WorkerLostError: exited prematurely"), (), 1),
+        ("fail", Dead("retries exhausted", "ValueError: no price"), (), 3),
+        ("again", Dead("poison", "its worker died 3 times while running it"), (), 3),
+        ("again", Dead("poison", "its worker died 3 times while running it"), ("WorkerLost",), 1),
+        ("again", Dead("non-retryable error", "WorkerLostError: exited prematurely"), (), 3),
+    ],
+)
+def test_what_must_not_run_again_is_not_retried_after_a_death(
+    monkeypatch: pytest.MonkeyPatch, on_death: Any, outcome: Dead, never: tuple[str, ...], sent: int
+) -> None:
+    orchestrator = calls_app.make(NO_REDIS, eager=True)
+    backend = Dies(outcome)
+    monkeypatch.setattr(orchestrator.runtime.caller, "_backend", lambda: backend)
+    retry = Retry(max_retries=2, backoff=AT_ONCE, never=never)
+    with pytest.raises(SendFailed):
+        orchestrator.call("billing", Quote(number=1), timeout_s=5, retry=retry, on_death=on_death)
+    assert len(backend.sent) == sent
+
+
 def test_no_fallback_is_none() -> None:
     orchestrator = agents_app.make(NO_REDIS, eager=True)
     for fallback in (None, False):
@@ -171,6 +233,14 @@ def test_fallbacks_that_are_refused(orchestrator: Orchestrator, fallback: Any) -
         ({"hedge": Hedge(after_s=5)}, "after_s=5.*less than timeout_s=5"),
         ({"hedge": Hedge(after_s=1)}, r"hedge=.*@handles\(Quote, idempotent=True\)"),
         ({"retry": Retry(), "fallback": [Send(durable=True)]}, "retry="),
+        ({"on_death": "fail", "hedge": Hedge(after_s=1)}, "hedge=.*None with on_death='fail': a copy runs"),
+        (
+            {"on_death": "fail", "fallback": True},
+            "fallback=True.*Stale and Value with on_death='fail': a Send",
+        ),
+        ({"on_death": "fail", "fallback": {"timeout_s": 5}}, "fallback=.*on_death='fail'"),
+        ({"on_death": "fail", "fallback": [Send(durable=True)]}, "fallback=.*on_death='fail'"),
+        ({"on_death": "fail", "fallback": [Ask("bounded"), Send()]}, "fallback=.*on_death='fail'"),
     ],
 )
 def test_options_that_are_refused(orchestrator: Orchestrator, options: dict[str, Any], what: str) -> None:
@@ -190,6 +260,10 @@ def test_values_that_are_refused() -> None:
         lambda: Send(durable=True, countdown_s=5),
         lambda: Send(durable=True, idempotency_key="k"),
         lambda: Send(timeout_s=-1),
+        lambda: Ask(7),
+        lambda: Ask(""),
+        lambda: Ask(None),
+        lambda: Ask(Quote),
     ):
         with pytest.raises(InvalidPolicy):
             make()
@@ -218,6 +292,65 @@ def test_a_fallback_that_fails_leaves_the_first_error(orchestrator: Orchestrator
         orchestrator.call("billing", Quote(number=1, how="fails"), timeout_s=5, fallback=[Stale(60)])
     with pytest.raises(UnknownAgent, match="nobody"):
         orchestrator.call("billing", Quote(number=1, how="fails"), timeout_s=5, fallback=[Ask("nobody"), Value(1)])
+
+
+@pytest.mark.parametrize(
+    ("fallback", "error", "text"),
+    [
+        ([Ask("ghost"), Value(3)], UnknownAgent, "ghost"),
+        ([Stale(60), Ask("shop"), Value(3)], UnknownMessage, "agent 'shop' does not handle 'Quote'"),
+        ([Ask("bounded"), Send(countdown_s=60, deadline_s=5)], InvalidPolicy, "deadline_s=5"),
+    ],
+    ids=["unknown agent", "unknown message", "a send that cannot be"],
+)
+def test_a_fallback_that_cannot_be_tried_is_refused_before_anything_is_sent(
+    orchestrator: Orchestrator, fallback: list[Any], error: type[Exception], text: str
+) -> None:
+    for how in ("", "fails"):
+        with pytest.raises(error, match=text):
+            orchestrator.call("billing", Quote(number=1, how=how), timeout_s=5, fallback=fallback)
+    assert orchestrator.ledger() == []
+
+
+def test_agents_are_no_fallback_of_a_task(orchestrator: Orchestrator) -> None:
+    @orchestrator.app.task(name="tests.nothing", shared=False)
+    def nothing() -> None:
+        pass
+
+    for fallback in (Ask("billing"), Stale(60)):
+        with pytest.raises(InvalidPolicy, match="Value or Send for a task"):
+            orchestrator.call(nothing.s(), timeout_s=5, fallback=[fallback])
+    assert orchestrator.ledger() == []
+
+
+def test_a_fallback_whose_agent_has_vanished_gives_way_to_the_next(orchestrator: Orchestrator) -> None:
+    directory = orchestrator.runtime.directory
+
+    class Vanishing(Agent):
+        name = "vanishing"
+
+        @handles(Quote)
+        def quote(self, message: Quote) -> None:
+            del directory.declared["bounded"]
+            directory._addresses.clear()
+            raise ValueError("billing's own error")
+
+    orchestrator.host(Vanishing)
+    bounded = directory.declared["bounded"]
+    quote = Quote(number=1)
+    assert orchestrator.call("vanishing", quote, timeout_s=5, fallback=[Ask("bounded"), Value(3)]) == 3
+    directory.declared["bounded"] = bounded
+    with pytest.raises(SendFailed, match="billing's own error") as failed:
+        orchestrator.call("vanishing", quote, timeout_s=5, fallback=[Ask("bounded")])
+    assert "fallback Ask(agent='bounded'): UnknownAgent: unknown agent 'bounded'" in failed.value.__notes__[0]
+
+
+def test_a_send_is_shown_as_it_was_written() -> None:
+    assert repr(Send(durable=True, retry=None, deadline_s=5)) == "Send(durable=True, retry=None, deadline_s=5)"
+    assert repr(Send(metadata={"token": "t"})) == "Send(metadata={'token': **redacted**})"
+    assert repr(Send()) == "Send()"
+    assert Send(deadline_s=5) == Send(deadline_s=5)
+    assert pickle.loads(pickle.dumps(Send(deadline_s=5))) == Send(deadline_s=5)
 
 
 def test_a_stale_reply_is_of_an_equal_request(orchestrator: Orchestrator) -> None:
@@ -268,7 +401,7 @@ def test_asking_many(orchestrator: Orchestrator) -> None:
     assert replies.results == {"billing": 4, "bounded": 2}
     assert replies.errors == {}
     assert orchestrator.ask_all(["billing", "bounded"], Quote(number=2), timeout_s=5, need=1).results
-    with pytest.raises(NotEnoughReplies, match=r"needed: 2; billing: SendFailed") as caught:
+    with pytest.raises(NotEnoughReplies, match=r"needed: 2; billing: SendFailed: delivery .*no price") as caught:
         orchestrator.ask_all(["billing", "bounded"], Quote(number=2, how="fails"), timeout_s=5)
     assert isinstance(caught.value.errors["billing"], SendFailed)
 

@@ -49,6 +49,12 @@ def eager() -> Orchestrator:
     return Orchestrator(app)
 
 
+def test_the_page_begins_with_what_a_failover_can_do_and_what_a_fence_is_for() -> None:
+    first = PAGE.split("| | waits | where |")[0]
+    for said in ("failover", "fencing token", "min-replicas-to-write"):
+        assert said in first
+
+
 def test_a_reply_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
     page = example("class Shop", __name__="page")
     orchestrator = eager()
@@ -60,9 +66,8 @@ def test_a_reply_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_price_that_falls_back() -> None:
     page = example("class Shop", __name__="page")
     orchestrator = eager()
-    orchestrator.host(page["Shop"], page["Billing"])
+    orchestrator.host(page["Shop"], page["Billing"], type("Europe", (page["Billing"],), {"name": "billing-eu"}))
     assert example("fallback=[Ask", orchestrator=orchestrator, Quote=page["Quote"])["price"] == 100
-    orchestrator.host(type("Europe", (page["Billing"],), {"name": "billing-eu"}))
     assert example("asked.reply()", orchestrator=orchestrator, Quote=page["Quote"])["price"] == 100
 
 

@@ -22,8 +22,8 @@ from orchestrator import (
     OrchestratorError,
     handles,
 )
-from orchestrator.core.attempt_limits import CURRENT, AttemptLimits, earlier
-from orchestrator.sending.agent_messages import build_agent_message
+from orchestrator.core.deliveries.attempt_limits import CURRENT, AttemptLimits, earlier
+from orchestrator.sending.messages.agent_messages import build_agent_message
 from orchestrator.sending.send_options import check_options
 from tests.apps import agents_app
 from tests.support.cluster import NO_REDIS

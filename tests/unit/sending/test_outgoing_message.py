@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from orchestrator.core.policy import Retry
-from orchestrator.core.supervision import Supervision
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.core.deliveries.supervision import Supervision
+from orchestrator.core.policies.policy import Retry
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 
 
 def test_a_message_with_another_body_keeps_every_other_field() -> None:

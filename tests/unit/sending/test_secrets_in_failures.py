@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.core.redact import HIDDEN
+from orchestrator.core.secrets.redact import HIDDEN
 from orchestrator.transport.letter_draft import MESSAGE_LIMIT
-from orchestrator.worker.execution import failure_of
+from orchestrator.worker.execution.execute import failure_of
 
 
 def raised(text: str) -> Exception:

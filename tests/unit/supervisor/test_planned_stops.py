@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.supervisor import planned_stops
-from orchestrator.supervisor.variables import TREE_VARIABLE
+from orchestrator.supervisor.reading.variables import TREE_VARIABLE
 
 
 def test_a_stop_is_announced_to_its_process_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.supervisor import reading
-from orchestrator.supervisor.definition import Command, Definition, InvalidDefinition, ProbeKind
+from orchestrator.supervisor.reading import read as reading
+from orchestrator.supervisor.reading.definition import Command, Definition, InvalidDefinition, ProbeKind
 
 ENVIRONMENT = {"PORT": "5000", "OPTS": "-c 4  -l INFO", "SECRET": "pa$$PORT\"'\\ 1"}
 
@@ -59,6 +59,29 @@ def test_what_needs_a_shell_is_refused(read, line):
         command(read, line)
 
     assert len(refused.value.problems) == 1
+
+
+QUOTES = "each ' and each \" closed; one that stands for itself is written \\' or \\\""
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("web: python -c 'print(1)", f"line 3: web=python -c 'print(1); a quote is not closed; allowed: {QUOTES}"),
+        ('web: echo "a', f'line 3: web=echo "a; a quote is not closed; allowed: {QUOTES}'),
+        ("web: echo it's", f"line 3: web=echo it's; a quote is not closed; allowed: {QUOTES}"),
+        ("web: echo \\", "line 3: web=echo \\; nothing follows the last backslash; allowed: \\\\ for a backslash"),
+        ("web: exec A=1", "line 3: web=exec A=1; no program; allowed: NAME: PROGRAM ARGUMENTS"),
+        ("web:", "line 3=web:; allowed: NAME: PROGRAM ARGUMENTS"),
+        ("a | b", "line 3=a | b; allowed: NAME: PROGRAM ARGUMENTS"),
+    ],
+)
+def test_a_line_that_cannot_be_run_is_named_with_what_is_allowed(read, line, problem):
+    with pytest.raises(InvalidDefinition) as refused:
+        read(f"# comment\nfine: true\n{line}\n")
+
+    assert refused.value.source.endswith("Procfile")
+    assert refused.value.problems == (problem,)
 
 
 def test_lines_of_another_system_with_a_byte_order_mark(read):

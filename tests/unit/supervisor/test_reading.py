@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.supervision_tree_spec import Backoff, OnGiveUp, Restart, Strategy, SupervisorSpec, walk
-from orchestrator.supervisor import reading
-from orchestrator.supervisor.definition import Definition, InvalidDefinition, Kind, ProbeKind
-from orchestrator.supervisor.options import substituted
+from orchestrator.core.supervision_tree.spec import (
+    Backoff,
+    OnGiveUp,
+    Restart,
+    Strategy,
+    SupervisorSpec,
+    allowed_ends,
+    walk,
+)
+from orchestrator.supervisor.reading import read as reading
+from orchestrator.supervisor.reading.definition import Definition, InvalidDefinition, Kind, ProbeKind
+from orchestrator.supervisor.reading.options import substituted
 
 FULL = """
 [supervisor]
@@ -84,7 +92,9 @@ def test_a_whole_definition(read, monkeypatch, tmp_path):
     assert (root.intensity, root.period_s) == (5, 30.0)
     agents = root.children[2]
     assert isinstance(agents, SupervisorSpec)
-    assert (agents.on_give_up, agents.intensity) == (OnGiveUp.HOLD, 1)
+    assert (agents.on_give_up, allowed_ends(agents)) == (OnGiveUp.HOLD, 1)
+    # Nothing is said of it: its processes decide.
+    assert allowed_ends(definition.root.children[1]) == 9
     billing = agents.children[0]
     assert not isinstance(billing, SupervisorSpec)
     assert (billing.shutdown_s, billing.ready_s, billing.stable_s) == (inf, 9.0, 7.0)
@@ -92,7 +102,8 @@ def test_a_whole_definition(read, monkeypatch, tmp_path):
 
     command = definition.commands["agents/billing.2"]
     assert command.arguments[1:] == (
-        "-m", "celery", "-A", "shop", "worker", "-n", "billing.2@%h", "-Q", "billing", "-c", "4", "-l", "INFO",
+        "-m", "celery", "-A", "shop", "--quiet", "worker", "-n", "billing.2@%h", "-Q", "billing", "-c", "4",
+        "-l", "INFO",
     )  # fmt: skip
     assert command.probe.kind is ProbeKind.HEALTH
     assert definition.commands["redis"].port == 7001
@@ -151,7 +162,7 @@ REFUSED = r"""
 { id = "a", kind = "worker", pool = "sollo" }
     a.pool=sollo; allowed: prefork | eventlet | gevent | solo | processes | threads | custom; did you mean 'solo'?
 { id = "s", strategy = "one_for_two", children = [] }
-    s.strategy=one_for_two; allowed: one_for_one | one_for_all | rest_for_one
+    s.strategy=one_for_two; allowed: one_for_one | one_for_all | rest_for_one; did you mean 'one_for_one'?
 { id = "a", kind = "beat" }, { id = "a", kind = "flower" }
     a.id=a; used twice; allowed: once in a supervisor
 { id = "a", kind = "worker", replicas = -1 }
@@ -230,10 +241,54 @@ def test_all_faults_at_once(read):
 
 
 @pytest.mark.parametrize(
+    ("children", "faults"),
+    [
+        (
+            '{ id = "a", kind = "workr", que = ["q"], pool = "thread", replicas = "4", shutdown = 5 }',
+            ["a.kind", "a.que", "a.pool", "a.shutdown"],
+        ),
+        ('{ id = "a/b", kind = "process", command = "sleep 5", restart = "always" }', ["id", "command", "restart"]),
+        ('{ id = "a", command = "sleep 5", restart = "always" }', ["a.kind", "a.command", "a.restart"]),
+        (
+            '{ id = "s", kind = "supervizor", children = [{ id = "a", kind = "beat", pol = 1 }] }',
+            ["s.kind", "s/a.pol"],
+        ),
+        ('{ id = "a", kind = "thing", pol = 1 }', ["a.kind"]),
+    ],
+)
+def test_a_child_without_a_valid_kind_or_id_has_its_other_faults_listed_too(read, children, faults):
+    found = [problem.partition("=")[0].removeprefix("child 1.") for problem in problems(read, one(children))]
+    assert found == faults
+
+
+@pytest.mark.parametrize(
     "text", ["[supervisor", "", "supervisor = 3", "[supervisor]\nchildren = 3", "\n[supervisor]\nid = 'x'"]
 )
 def test_no_definition_at_all(read, text):
     assert problems(read, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Procfile", ""),
+        ("Procfile", "\n# web: gunicorn shop\n  # beat: celery beat\n"),
+        ("orchestrator.toml", "[supervisor]"),
+        ("orchestrator.toml", "[supervisor]\nintensity = 3\nchildren = []"),
+        ("orchestrator.toml", one('{ id = "s", children = [{ id = "t", children = [] }] }')),
+    ],
+)
+def test_one_without_children(read, name, text):
+    assert problems(read, text, name) == ["nothing to run; allowed: at least one process"]
+
+
+def test_one_whose_only_child_has_no_copies_yet_may_be_scaled_later(read):
+    definition = read(one('{ id = "a", kind = "beat", replicas = 0 }'))
+
+    assert definition.commands == {}
+    assert definition.warnings == (
+        "no child has a copy: nothing runs until `orchestrator tree scale ID=COUNT` is used; there are: a",
+    )
 
 
 def test_one_that_is_nested_too_deep(read):
@@ -250,7 +305,10 @@ def test_intensity_above_the_deaths_that_a_message_survives_is_warned_of(read):
         one('{ id = "s", on_give_up = "hold", intensity = 3, children = [{ id = "a", kind = "worker" }] }')
     )
 
-    assert definition.warnings[0].startswith("s.intensity=3: a message that kills its worker may be a dead letter")
+    assert definition.warnings[0] == (
+        's has intensity = 3 with on_give_up = "hold": a message that kills each worker that runs it is a dead letter '
+        "after max_deaths deaths (default 3), before its mailbox is put on hold; write intensity = 1, or omit it"
+    )
 
 
 def test_a_procfile_needs_no_shell(read, monkeypatch):
@@ -285,20 +343,42 @@ def test_the_repositorys_own(name):
 
 
 def test_the_default_tree(monkeypatch, tmp_path):
-    monkeypatch.setattr(reading, "needs_redis", lambda *_: False)
+    monkeypatch.setattr(reading, "needs_redis", lambda *_, **__: False)
     definition = reading.default_tree("shop", tmp_path / "state", tmp_path)
 
     kinds = [definition.commands[path].kind for path in definition.commands]
     assert list(definition.commands)[:2] == ["manager", "beat"]
     assert set(kinds[2:]) == {Kind.WORKER}
     assert definition.root.strategy is Strategy.ONE_FOR_ONE
-    assert definition.root.intensity >= 2 * len(kinds)
+    assert allowed_ends(definition.root) == max(9, 3 * len(kinds))
     assert all(child.restart is Restart.PERMANENT for child in definition.root.children)
 
 
 def test_the_default_tree_has_a_redis_where_there_is_none(monkeypatch, tmp_path):
-    monkeypatch.setattr(reading, "needs_redis", lambda *_: True)
+    monkeypatch.setattr(reading, "needs_redis", lambda *_, **__: True)
     definition = reading.default_tree("shop", tmp_path / "state", tmp_path)
 
     assert next(iter(definition.commands)) == "redis"
     assert definition.commands["redis"].probe.kind is ProbeKind.PING
+
+
+def test_a_misspelt_word_has_the_nearest_one(read):
+    held = one('{ id = "s", on_give_up = "holt", children = [{ id = "a", kind = "worker" }] }')
+    assert problems(read, held) == ["s.on_give_up=holt; allowed: escalate | hold; did you mean 'hold'?"]
+
+
+def test_a_worker_and_beat_have_celerys_banner_only_if_it_is_asked_for(tmp_path):
+    (tmp_path / "orchestrator.toml").write_text(
+        """
+        [supervisor]
+        app = "shop"
+        children = [
+            { id = "quiet", kind = "worker" }, { id = "shown", kind = "worker", banner = true },
+            { id = "beat", kind = "beat", banner = true }, { id = "other", kind = "beat" },
+            { id = "flower", kind = "flower" },
+        ]
+        """
+    )
+    commands = reading.read(tmp_path / "orchestrator.toml", tmp_path / "state").commands
+
+    assert {path for path, command in commands.items() if "--quiet" in command.arguments} == {"quiet", "other"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from orchestrator.supervisor import running_workers
-from orchestrator.supervisor.proc import born
+from orchestrator.supervisor.processes.proc import born
 from orchestrator.supervisor.running_workers import RunningWorker
 
 

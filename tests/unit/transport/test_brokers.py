@@ -10,6 +10,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 
 from orchestrator import InvalidSettings, NotSupervised, Orchestrator
 from orchestrator.transport.transport import TRANSPORT
+from orchestrator.worker.bootsteps.start import refuse_start
 from orchestrator.worker.startup_warnings import startup_warnings
 from tests.support.billing_agent import Billing, Charge, nothing, orchestrated
 from tests.support.workers_for_steps import Worker
@@ -60,7 +61,7 @@ def test_a_url_that_cannot_be_used_is_refused_in_one_line_by_whoever_uses_it(url
         lambda: orchestrator.send(Billing, Charge(cents=1)),
         task.delay,
         app.connection_for_read,
-        lambda: orchestrator.runtime.validate_timeouts(Worker(app, SoloPool)),
+        lambda: refuse_start(orchestrator.runtime, Worker(app, SoloPool)),
     ):
         with pytest.raises(InvalidSettings, match=said) as refused:
             use()
@@ -72,8 +73,8 @@ def test_a_url_that_cannot_be_used_is_refused_in_one_line_by_whoever_uses_it(url
 def test_another_broker_is_celerys_and_that_is_said(url: str) -> None:
     app = Celery("elsewhere", broker=url, set_as_current=False)
     orchestrator = orchestrated(app)
-    orchestrator.runtime.validate_timeouts(Worker(app, SoloPool))
-    assert (orchestrator.runtime.supervised, app.conf.broker_transport, app.conf.beat_schedule) == (False, None, {})
+    refuse_start(orchestrator.runtime, Worker(app, SoloPool))
+    assert (orchestrator.runtime.is_supervised, app.conf.broker_transport, app.conf.beat_schedule) == (False, None, {})
     (line,) = startup_warnings(app, [])
     assert line.startswith(
         f"nothing is supervised: the broker's transport is that of {url.partition(':')[0]}://; allowed"
@@ -88,4 +89,4 @@ def test_another_broker_is_celerys_and_that_is_said(url: str) -> None:
 def test_a_broker_that_celerys_own_variable_names_is_supervised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", AWAY)
     app = Celery("shop", broker="amqp://127.0.0.1:1//", set_as_current=False)
-    assert orchestrated(app).runtime.supervised
+    assert orchestrated(app).runtime.is_supervised

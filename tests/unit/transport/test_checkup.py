@@ -20,7 +20,7 @@ GOOD = {
 }
 
 
-def finding(check: str, info: Mapping[str, str], eviction: Eviction = "refuse", **facts: Mapping[str, str]) -> Finding:
+def finding(check: str, info: Mapping[str, str], eviction: Eviction = "refuse", **facts: Any) -> Finding:
     found = judge(Facts({**GOOD, **info}, **facts), eviction)
     return next(one for one in found if one.check == check)
 
@@ -69,12 +69,18 @@ def test_a_setting_accepts_eviction(policy: str, eviction: Eviction, level: Leve
         ({"appendonly": "no", "save": ""}, "0", Level.WARN, "nothing is kept"),
         ({"appendonly": "yes", "appendfsync": "no"}, "1", Level.WARN, "appendfsync=no"),
         ({"appendonly": "yes", "appendfsync": "everysec"}, "1", Level.OK, "up to a second"),
-        ({}, "1", Level.OK, "appendfsync could not be checked"),
+        ({}, "1", Level.WARN, "appendfsync could not be checked (CONFIG GET)"),
     ],
 )
 def test_what_persistence_means_is_said(config: dict[str, str], aof: str, level: Level, text: str) -> None:
     found = finding("persistence", {"aof_enabled": aof}, config=config)
     assert (found.level, text in found.text) == (level, True), found
+
+
+def test_what_was_not_asked_for_is_no_warning() -> None:
+    # A worker asks for no configuration when it starts.
+    (found,) = [one for one in judge(Facts({"aof_enabled": "1"})) if one.check == "persistence"]
+    assert found.level is Level.OK
 
 
 def test_what_may_not_be_asked_is_named() -> None:

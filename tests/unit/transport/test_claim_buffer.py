@@ -39,7 +39,7 @@ def test_what_was_claimed_ahead_is_requeued_in_order_and_nothing_else() -> None:
     buffer.close()
 
 
-def test_each_lot_has_its_time() -> None:
+def test_each_batch_has_its_time() -> None:
     requeued = Requeued()
     buffer = ClaimBuffer(requeued)
     for name in ("1", "2"):

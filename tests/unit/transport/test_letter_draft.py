@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.core.fingerprint import fingerprint
-from orchestrator.core.supervision import Failure
+from orchestrator.core.deliveries.fingerprint import fingerprint
+from orchestrator.core.deliveries.supervision import Failure
 from orchestrator.telemetry import Event, attach, detach, events
 from orchestrator.transport.letter_draft import MESSAGE_LIMIT, LetterDraft, error_type, group_of, summary_of
 

@@ -11,7 +11,7 @@ from kombu import Connection
 from orchestrator import Orchestrator
 from orchestrator.cli.doctor import main as doctor
 from orchestrator.command import main as health
-from orchestrator.core.broker_url import masked, problems_of
+from orchestrator.core.checks.broker_url import masked, problems_of
 from orchestrator.core.errors import CallerError, InvalidSettings
 from orchestrator.core.settings import load_settings
 from orchestrator.health.ask_redis import asked

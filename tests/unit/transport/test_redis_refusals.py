@@ -6,6 +6,7 @@ import pytest
 from redis.exceptions import AuthenticationError, OutOfMemoryError, ResponseError
 
 from orchestrator import BrokerUnavailable
+from orchestrator.core.redis_refusals import describe_outage
 
 #: The beginning of an error from within a script, on Redis 6.2 and from 7 on.
 OLD = "Error running script (call to f_0a): @user_script:12: @user_script: 12: -"
@@ -55,13 +56,30 @@ def test_a_refusal_is_named_first(reply: str, cause: str, place: str) -> None:
             "Redis has no password, but the broker URL names one",
         ),
         (ConnectionError("max number of clients reached"), "Redis accepts no more connections (maxclients)"),
+        (ConnectionError("Too many connections"), "all connections that this process may have are in use"),
         (ResponseError("DENIED Redis is running in protected mode because"), "Redis refuses connections from other"),
     ],
 )
 def test_a_refused_connection_has_a_cause_too(error: Exception, cause: str) -> None:
     assert str(BrokerUnavailable("redis://h", error)).startswith(cause)
+    assert describe_outage(error).startswith(cause), "in the log of what is repeated"
 
 
-@pytest.mark.parametrize("reason", ["Error 111 connecting to h:1. Connection refused.", "timed out", "WRONGTYPE x"])
+@pytest.mark.parametrize(
+    "reason", ["Error 111 connecting to h:1. Connection refused.", "timed out", "closed by server"]
+)
 def test_what_is_no_refusal_is_said_as_before(reason: str) -> None:
     assert str(BrokerUnavailable("redis://h", reason)) == f"broker redis://h is not available: {reason}"
+    assert describe_outage(Exception(reason)) == f"Redis is unreachable ({reason})"
+
+
+def test_a_reply_without_a_known_cause_is_no_outage() -> None:
+    error = ResponseError("ERR value is not an integer or out of range")
+    text = "Redis refused a command; broker redis://h: ERR value is not an integer or out of range"
+    assert str(BrokerUnavailable("redis://h", error)) == text
+    assert describe_outage(error) == "Redis refused a command (ERR value is not an integer or out of range)"
+
+
+def test_a_key_of_another_type_is_a_cause() -> None:
+    error = ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+    assert str(BrokerUnavailable("redis://h", error)).startswith("a key in Redis is of another type")

@@ -14,6 +14,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from orchestrator import InvalidSettings, Orchestrator
 from orchestrator.core.settings import load_settings
 from orchestrator.transport.transport import TRANSPORT
+from orchestrator.worker.bootsteps.start import refuse_start
 from orchestrator.worker.startup_warnings import startup_warnings
 from tests.support.billing_agent import Billing, Charge, nothing, orchestrated
 from tests.support.workers_for_steps import Worker
@@ -131,7 +132,7 @@ def test_the_users_settings_and_ours_hold_together_whenever_and_however_they_are
     app = new_app()
     orchestrator = when(app, configure)
     conf = app.conf
-    assert (conf.broker_url, conf.broker_transport, orchestrator.runtime.supervised) == (AWAY, TRANSPORT, True)
+    assert (conf.broker_url, conf.broker_transport, orchestrator.runtime.is_supervised) == (AWAY, TRANSPORT, True)
     options = conf.broker_transport_options
     assert (options["global_keyprefix"], options["max_deaths"], options["lease_s"]) == ("shop:", 7, 20)
     assert conf.beat_schedule["tidy"] == SHOP
@@ -190,7 +191,7 @@ def test_a_queue_named_afterwards_is_the_one_that_is_read_and_sent_to() -> None:
     assert "shop" in app.amqp.queues.consume_from
     assert "celery" not in app.amqp.queues.consume_from
     assert app.amqp.router.route({}, task.name)["queue"].name == "shop"
-    assert orchestrator.runtime.supervised
+    assert orchestrator.runtime.is_supervised
 
 
 def test_an_agent_that_is_hosted_when_queues_exist_gets_its_mailbox() -> None:
@@ -272,7 +273,7 @@ def test_contents_that_contradict_the_promises_are_refused_by_name(conf: dict[st
     app.config_from_object(conf)
     assert "pickle" not in app.conf.accept_content
     with pytest.raises(InvalidSettings, match=said):
-        orchestrator.runtime.validate_timeouts(Worker(app, SoloPool))
+        refuse_start(orchestrator.runtime, Worker(app, SoloPool))
     with pytest.raises(InvalidSettings, match=said):
         orchestrator.send(Billing, Charge(cents=1))
 
@@ -281,7 +282,7 @@ def test_other_contents_are_the_users_business() -> None:
     app = Celery("shop", broker=AWAY, set_as_current=False)
     orchestrator = orchestrated(app, load_settings(lease_s=20, max_deaths=5))
     app.conf.accept_content = ["json", "msgpack"]
-    orchestrator.runtime.validate_timeouts(Worker(app, SoloPool))
+    refuse_start(orchestrator.runtime, Worker(app, SoloPool))
     assert app.conf.accept_content == ["json", "msgpack"]
 
 

@@ -71,7 +71,7 @@ def test_an_unknown_name_is_refused_with_what_is_allowed(orchestrator: Orchestra
     assert edited(orchestrator, anything, colour="red") == [[1], {"colour": "red"}]
 
 
-def test_what_is_sent_again_fits(orchestrator: Orchestrator) -> None:
+def test_what_is_replayed_fits(orchestrator: Orchestrator) -> None:
     letter = letter_of(orchestrator, "free", 1)
     orchestrator.dead_letters.edit_and_replay(letter.id, {"first": 2})
     assert orchestrator.dead_letters.list(1)[0].body() == [[2], {}]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery.utils.threads import _FastLocalStack, _LocalStack
 
-from orchestrator.worker.fast_path_request import _pop
+from orchestrator.worker.requests.fast_path_request import _pop
 
 
 @pytest.mark.parametrize("kind", [_LocalStack, _FastLocalStack])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.core.history import attempts_in, attempts_so_far
-from orchestrator.core.supervision import Failure, Supervision
+from orchestrator.core.deliveries.history import attempts_in, attempts_so_far
+from orchestrator.core.deliveries.supervision import Failure, Supervision
 
 
 def _failure(number: int) -> Failure:

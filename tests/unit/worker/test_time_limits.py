@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.errors import HandlerTimeout
-from orchestrator.worker.time_limits import within
+from orchestrator.worker.execution.time_limits import within
 
 
 def _alarm() -> Any:
@@ -43,3 +43,18 @@ def test_a_limit_that_passes_as_the_handler_returns_leaves_no_alarm() -> None:
             ends.add("interrupted")
         assert _alarm() == before
     assert ends <= {"done", "interrupted"}
+
+
+@pytest.mark.parametrize("theirs", [signal.SIG_DFL, signal.SIG_IGN, lambda *_: None])
+def test_who_heard_the_alarm_before_hears_it_again(theirs: Any) -> None:
+    handler, timer = signal.getsignal(signal.SIGALRM), signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        signal.signal(signal.SIGALRM, theirs)
+        assert within(5, "task", _at_once, (), {}) == "done"
+        assert signal.getsignal(signal.SIGALRM) == theirs
+        with pytest.raises(HandlerTimeout):
+            within(0.001, "task", _spin, (), {})
+        assert signal.getsignal(signal.SIGALRM) == theirs
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *timer)

@@ -12,7 +12,7 @@ from celery.app.task import Task
 from celery.worker import request as celery_request
 from celery.worker import strategy
 
-from orchestrator.worker.unmodified_celery import is_unmodified
+from orchestrator.worker.requests.unmodified_celery import is_unmodified
 from tests.apps import agents_app
 
 

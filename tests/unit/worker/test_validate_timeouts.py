@@ -10,7 +10,8 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 
 from orchestrator import Agent, Message, Orchestrator, handles, load_settings
 from orchestrator.core.errors import InvalidSettings
-from orchestrator.worker.validate_timeouts import useless_limits
+from orchestrator.worker.bootsteps.start import refuse_start
+from orchestrator.worker.bootsteps.validate_timeouts import useless_limits
 from tests.support.workers_for_steps import Worker
 
 AWAY = "redis://127.0.0.1:1/0"
@@ -49,7 +50,7 @@ def orchestrated(conf: dict[str, Any] | None = None, **settings: Any) -> Orchest
 
 
 def refuse(orchestrator: Orchestrator, worker: Worker) -> None:
-    orchestrator.runtime.validate_timeouts(worker)
+    refuse_start(orchestrator.runtime, worker)
 
 
 def test_one_key_with_a_timeout_above_its_deadline() -> None:

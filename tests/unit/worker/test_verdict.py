@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.outcome import Dead
-from orchestrator.core.policy import OnError, Retry
-from orchestrator.core.supervision import Failure, Supervision
-from orchestrator.worker.verdict import final_failure
+from orchestrator.core.deliveries.outcome import Dead
+from orchestrator.core.deliveries.supervision import Failure, Supervision
+from orchestrator.core.policies.policy import OnError, Retry
+from orchestrator.worker.requests.verdict import final_failure
+
+#: 2026-01-01 00:00:02.
+DEADLINE_AT_S = 1767225602.0
 
 
 def failure(kind: str = "ValueError", attempt: int = 4) -> Failure:
@@ -77,3 +80,49 @@ def test_a_plain_celery_task_that_fails_becomes_a_letter_too() -> None:
     verdict = final_failure(None, failure(attempt=1))
     assert verdict.outcome.reason == "retries exhausted"
     assert verdict.letter is not None
+
+
+@pytest.mark.parametrize(
+    ("message", "at", "kind", "reason", "keeps_letter"),
+    [
+        ("vote_on_Scale", "2026-01-01T00:00:02.010+00:00", "HandlerTimeout", "deadline passed", False),
+        ("vote_on_Scale", "2026-01-01T00:00:02.010+00:00", "DeadlinePassed", "deadline passed", False),
+        # Its own timeout, or an error of its own: somebody has to correct that.
+        ("vote_on_Scale", "2026-01-01T00:00:01.000+00:00", "HandlerTimeout", "timeout", True),
+        ("vote_on_Scale", "2026-01-01T00:00:02.010+00:00", "ValueError", "retries exhausted", True),
+        ("Scale", "2026-01-01T00:00:02.010+00:00", "HandlerTimeout", "deadline passed", True),
+        ("Scale", "2026-01-01T00:00:02.010+00:00", "ValueError", "retries exhausted", True),
+    ],
+)
+def test_a_vote_that_comes_too_late_leaves_no_dead_letter(
+    message: str, at: str, kind: str, reason: str, keeps_letter: bool
+) -> None:
+    supervision = Supervision(Retry(max_retries=0), agent="a", message=message, deadline_at_s=DEADLINE_AT_S)
+    verdict = final_failure(supervision, replace(failure(kind, 1), at=at))
+    assert (verdict.outcome.reason, verdict.letter is not None, verdict.log) == (reason, keeps_letter, False)
+
+
+@pytest.mark.parametrize(
+    ("at", "kind", "reason"),
+    [
+        ("2026-01-01T00:00:01.980+00:00", "HandlerTimeout", "deadline passed"),
+        ("2026-01-01T00:00:05.000+00:00", "TimeLimitExceeded", "deadline passed"),
+        ("2026-01-01T00:00:02.010+00:00", "SoftTimeLimitExceeded", "deadline passed"),
+        # What it has called had the same deadline.
+        ("2026-01-01T00:00:02.001+00:00", "DeliveryTimeout", "deadline passed"),
+        # It was interrupted, and has failed at that.
+        ("2026-01-01T00:00:02.000+00:00", "ValueError", "deadline passed"),
+        ("2026-01-01T00:00:01.900+00:00", "ValueError", "retries exhausted"),
+        # Its own timeout, which is shorter.
+        ("2026-01-01T00:00:01.900+00:00", "HandlerTimeout", "timeout"),
+        ("2026-01-01T00:00:01.900+00:00", "DeadlinePassed", "timeout"),
+        ("2026-01-01T00:00:01.900+00:00", "DeliveryTimeout", "retries exhausted"),
+        # The agent has to correct that.
+        ("2026-01-01T00:00:02.010+00:00", "InvalidResult", "result not stored"),
+    ],
+)
+def test_a_request_that_its_deadline_ends(at: str, kind: str, reason: str) -> None:
+    request = Supervision(Retry(max_retries=0), OnError.IGNORE, "a", "M", deadline_at_s=DEADLINE_AT_S)
+    verdict = final_failure(request, replace(failure(kind, 1), at=at))
+    assert (verdict.outcome.reason, verdict.outcome.error, verdict.letter) == (reason, f"{kind}: no", None)
+    assert final_failure(replace(request, ask=True), replace(failure(kind, 1), at=at)).outcome.reason == reason

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, chunks, group
+from celery.canvas import _chain, maybe_unroll_group
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -79,11 +80,55 @@ def build(app: Celery, recipe: Recipe) -> Any:
     raise AssertionError(recipe)
 
 
+def as_sent(canvas: Any) -> Any:
+    """The canvas as Celery sends it to workers: in a chain a group of one is its member. It is not in eager mode."""
+    if isinstance(canvas, _chain):
+        tasks = [maybe_unroll_group(task) if isinstance(task, group) else task for task in canvas.tasks]
+        tasks[:1] = [maybe_unroll_group(task) if isinstance(task, group) else task for task in tasks[:1]]
+        canvas.tasks = [as_sent(task) for task in tasks]
+    elif isinstance(canvas, group):
+        canvas.tasks = [as_sent(task) for task in canvas.tasks]
+    elif isinstance(canvas, chord):
+        header = canvas.kwargs["header"]
+        members = header.tasks if isinstance(header, group) else header
+        canvas.kwargs["header"] = group([as_sent(task) for task in members], app=CELERY)
+        canvas.kwargs["body"] = as_sent(canvas.body)
+    return canvas
+
+
 def ours(canvas: Any) -> Any:
     """The result of its run."""
     run = OURS.orchestrator.workflows.start(Workflow.from_canvas(canvas))
     assert run.status().state == "completed"
     return run.result()
+
+
+TASK = ("s", "a")
+
+#: Groups of one in other canvases, and the results that a worker of Celery's gives them.
+GROUPS_OF_ONE: list[tuple[Recipe, Any]] = [
+    (("chain", [TASK, ("group", [TASK])]), [["a"], "a"]),
+    (("chain", [TASK, ("group", [("group", [TASK])])]), [["a"], "a"]),
+    (("chain", [TASK, ("group", [("group", [("group", [TASK])])])]), [[["a"], "a"]]),
+    (("chain", [TASK, ("group", [("group", [("group", [("group", [TASK])])])])]), [[["a"], "a"]]),
+    (("group", [("chain", [TASK, ("group", [("group", [TASK])])])]), [[["a"], "a"]]),
+    (("chain", [TASK, TASK, ("group", [("group", [TASK])])]), [[["a"], "a"], "a"]),
+    (("chain", [TASK, *[("group", [("group", [TASK])])] * 2]), [[["a"], "a"], "a"]),
+    (("chord", [("chain", [TASK, ("group", [("group", [TASK])])])], TASK), [[[["a"], "a"]], "a"]),
+    (("chord", [TASK], ("chain", [TASK, ("group", [("group", [TASK])])])), [[[["a"]], "a"], "a"]),
+    (("chord", [("group", [("group", [TASK])])], TASK), [[["a"]], "a"]),
+    (("chord", [TASK], ("group", [TASK])), [[[["a"]], "a"]]),
+    (("chain", [("group", [TASK])]), ["a"]),
+    (("chain", [("group", [("group", [TASK])])]), ["a"]),
+    (("chain", [("group", [("group", [("group", [TASK])])])]), [["a"]]),
+]
+
+
+@pytest.mark.parametrize(("recipe", "result"), GROUPS_OF_ONE)
+def test_a_group_of_one_has_the_result_that_workers_give_it(recipe: Recipe, result: Any) -> None:
+    """Regression: groups of one were taken for their task however deep, and not where nothing else is in the chain."""
+    assert ours(build(OURS, recipe)) == result
+    assert as_sent(build(CELERY, recipe)).apply_async().get() == result
 
 
 @example(("chain", [("group", [("s", "a")])]))
@@ -105,7 +150,7 @@ def check_result(recipe: Recipe) -> None:
     canvas = build(OURS, recipe)
     flow = Workflow.from_canvas(canvas)
     assume(flow.steps)
-    sent = build(CELERY, recipe).apply_async()
+    sent = as_sent(build(CELERY, recipe)).apply_async()
     # Celery sends nothing for a chord with a body of empty groups.
     assume(sent is not None)
     assert ours(canvas) == sent.get()

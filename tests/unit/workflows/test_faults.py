@@ -20,7 +20,7 @@ from orchestrator import (
     Workflow,
 )
 from orchestrator.core.errors import CallerError
-from orchestrator.workflows.field_check import check_fields
+from orchestrator.workflows.compiling.field_check import check_fields
 from orchestrator.workflows.references import Reference
 from tests.apps import workflows_app
 from tests.apps.workflows_app import List, Square

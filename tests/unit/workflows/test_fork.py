@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.core.expansion import take_place
-from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.core.workflows.expansion import take_place
+from orchestrator.core.workflows.plan import StepPlan
 from orchestrator.workflows.fork import counts_of, kept_states, kept_steps, to_resolve
 
 #: 0 -> 1 -> 3, 0 -> 2 -> 3, 3 -> 4.

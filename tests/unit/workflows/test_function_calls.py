@@ -88,7 +88,7 @@ def test_no_other_thread_makes_calls(orchestrator: Orchestrator) -> None:
 
 
 def test_too_many_calls_are_an_error(orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.workflows.function_execution.MAX_CALLS", 3)
+    monkeypatch.setattr("orchestrator.workflows.functions.execution.MAX_CALLS", 3)
 
     @orchestrator.workflow
     def read(ctx: WorkflowContext, values: int, calls: int) -> int:
@@ -123,7 +123,7 @@ def test_arguments_that_are_no_json_data_are_a_fault_of_the_call(orchestrator: O
 def test_calls_and_expansions_are_nested_so_many_levels_deep(
     orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.workflows.check.MAX_LEVELS", 10)
+    monkeypatch.setattr("orchestrator.workflows.compiling.check.MAX_LEVELS", 10)
 
     @orchestrator.workflow
     def nested(ctx: WorkflowContext, left: int) -> int:

@@ -8,7 +8,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import StepFailed
-from orchestrator.core.run_calls import CallList
+from orchestrator.core.workflows.run_calls import CallList
 from tests.support.function_programs import Direct, Nested, Program, SteppedRun, programs, run_program
 
 #: More moves than any program takes.

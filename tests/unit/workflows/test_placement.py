@@ -19,8 +19,8 @@ from orchestrator import (
     Workflow,
     handles,
 )
-from orchestrator.cli.workflows import workflows
-from orchestrator.core.placement import least_loaded, offers
+from orchestrator.cli.workflows.group import workflows
+from orchestrator.core.workflows.placement import least_loaded, offers
 from tests.apps import placement_app
 from tests.apps.placement_app import AGENTS, Book, Page, Recall
 from tests.support.command_line import invoke

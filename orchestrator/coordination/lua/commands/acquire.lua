@@ -13,7 +13,7 @@ local permits, resources, score = tonumber(ARGV[10]), ARGV[11], tonumber(ARGV[12
 local GRACE_MS = 2000
 if not redis.call('ZSCORE', leases, owner) then return {'gone'} end
 if kind == 'lease' then
-  -- Most leases are free. What follows is what the rest of the script would do, without defining it.
+  -- Most leases are free. This does the same as the rest of the script, without defining its functions.
   local state = root .. 'named:lease:' .. name
   local known = redis.call('HMGET', state, 'k', 'q', 'f', 'z')
   local now = now_ms()

@@ -6,7 +6,7 @@
 --- @include "clock"
 local root, kind, name, token, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if kind == 'lease' then
-  -- Mostly nobody waits. What follows is what the rest of the script would do, without defining it.
+  -- Usually no request waits. This does the same as the rest of the script, without defining its functions.
   local state = root .. 'named:lease:' .. name
   local known = redis.call('HMGET', state, 'k', 'q', 'o', 'f', 't', 'u')
   if known[1] == token and not known[2] and known[5] == '0' and (known[6] == '0' or now_ms() < tonumber(known[6])) then

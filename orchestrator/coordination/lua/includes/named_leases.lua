@@ -1,13 +1,13 @@
 --- @include "clock"
 --- @include "script_events"
 --- @include "owners"
--- The rule of named leases, elections, semaphores and pools: core/lease.py over Redis, with the same names.
+-- The rule of named leases, elections, semaphores and pools: core/coordination/lease.py over Redis, with the same names.
 -- Of each name `KIND:NAME`:
 --   named:          hash: f, the last fencing token; n, the last place in the line; q, there if the line may have somebody;
 --                   z, when its use was last recorded, ms. Of a semaphore or pool: p, the permits; r, resources as JSON; c, where the
 --                   look for what is over goes on. Of a lease or an election: k, the holder's tokens, there while it is held, and the
 --                   rest of the holder: o (there while it is held), e, s, u, t; its fence is f. Of an election: h, "TOKEN FENCE" of the term that
---                   was handed over last
+--                   was handed over last; of a singleton's: a, the fence of the term that was announced last
 --   named-holders:  hash of a semaphore or pool: token -> holder as JSON. A holder: o, owner; e, entry; f, fence; s, since ms;
 --                   k, tokens; r, resource; u, until ms; t, ms until what woke it must be read
 --   named-line:     sorted set: "PLACE TOKEN" by the negative score of a candidate, 0 of others
@@ -87,6 +87,16 @@ local function grant(work, token, owner, entry, limit_ms, take_by_ms)
   return holder
 end
 
+-- All tokens of a holder, of which one that enters often has many.
+local function forget_holder(work, holder)
+  local tokens = holder.k
+  for from = 1, #tokens, MOST do
+    local members = {}
+    for at = from, math.min(from + MOST - 1, #tokens) do members[#members + 1] = tokens[at] .. ' ' .. work.tail end
+    redis.call('SREM', work.root .. 'named-of:' .. holder.o, unpack(members))
+  end
+end
+
 local function line_member(place, token)
   return string.format('%015.0f ', place) .. token
 end
@@ -148,7 +158,7 @@ local function remove_holder(work, holder, reason)
       'reason', reason)
     redis.call('PEXPIRE', work.terms, WEEK_MS)
   end
-  for _, one in ipairs(holder.k) do forget_owner(work, holder.o, one) end
+  forget_holder(work, holder)
   if holder.t > 0 then redis.call('DEL', work.root .. 'wake:' .. holder.k[1]) end
   if work.kind == 'pool' then redis.call('RPUSH', work.free, holder.r) end
 end
@@ -218,7 +228,7 @@ end
 local function agree(work, permits, resources)
   if work.permits == permits and work.resources == resources then return true end
   if work.permits > 0 and is_in_use(work) then
-    -- What is over, and is shown nowhere, keeps nobody from another number.
+    -- Permits and requests that are over do not keep the name from another number of permits.
     end_those_over(work)
     grant_next(work)
     if is_in_use(work) then return false end

@@ -129,7 +129,7 @@ local function down(work, ref, m, reason)
   local body = '"[[{\\"ref\\":' .. ref .. words[3] .. escaped(m.tag) .. words[4] .. '],{},{}]"'
   for _, place in ipairs(made.ids) do pieces[place] = id end
   for _, place in ipairs(made.bodies) do pieces[place] = body end
-  redis.call('XADD', made.stream, '*', 'm', table.concat(pieces))
+  put(made.stream, table.concat(pieces))
   work.accepted[agent] = (work.accepted[agent] or 0) + 1
 end
 

@@ -49,6 +49,7 @@ local function accept(mailbox, queue, level, delay_ms, delivery, message)
     overflowed(admission, message)
   elseif delay_ms == '0' then
     redis.call('XADD', mailbox.stream, '*', 'm', message)
+    if mailbox.flow then ring_doorbell(mailbox.stream) end
   else
     schedule(root .. 'delayed:' .. queue, root .. 'delayed-body:' .. queue, root .. 'q:bell:' .. queue,
       level .. '|' .. delivery, message, now + tonumber(delay_ms))

@@ -20,7 +20,8 @@ while at <= #ARGV do
   local queue, level, message = unpack(ARGV, at, at + 2)
   if queue ~= '' then
     redis.call('SADD', root .. 'queues', queue)
-    local admission = admit(root .. 'flow:' .. queue, 1)
+    local flow = root .. 'flow:' .. queue
+    local admission = admit(flow, 1)
     if admission and admission.take + admission.drop == 0 then
       refusal = admission.refusal
       break

@@ -23,10 +23,11 @@ def ask(
     attempt: Attempt,
     in_flight: int = 0,
     wait_ms: int = 0,
+    left_ms: int = 0,
 ) -> Call:
     """Accept a request, and the record of its ask with these ``fields`` (see ``includes/ask_ends.lua``).
 
-    With ``in_flight``, at most as many requests may be; one more is tried again for ``wait_ms``.
+    With ``in_flight``, at most as many requests may be; one more waits for ``wait_ms``, of which ``left_ms`` are left.
 
     A ``kind`` that is not ``ask`` has to do with the budget of retries and hedges: ``call``, ``retry`` or ``hedge``.
     """
@@ -40,7 +41,12 @@ def ask(
         attempt.key,
         keys.bulkhead(queue),
     ]
-    return "ask", names, [message, delivery, ask_id, attempt.token, kind, in_flight, wait_ms, *flat(fields)]
+    return "ask", names, [message, delivery, ask_id, attempt.token, kind, in_flight, wait_ms, left_ms, *flat(fields)]
+
+
+def leave_line(keys: Keys, queue: str, ask_id: str) -> Call:
+    """Take a request whose caller waits no more out of the line of a bulkhead, unless it was accepted meanwhile."""
+    return "leave_line", [keys.ask(ask_id), keys.bulkhead(queue)], [ask_id]
 
 
 class AskTexts(NamedTuple):
@@ -64,7 +70,7 @@ def ask_many(
     timeout_ms: int,
     attempt: Attempt,
 ) -> Call:
-    """Accept the requests of asks, all or none; none if the mailbox has flow control.
+    """Accept the requests of asks, all or none; none if the mailbox' flow control has to be asked.
 
     ``fields`` are those that the records of all asks share.
     """
@@ -79,14 +85,18 @@ def end_ask(keys: Keys, ask_id: str, why: str) -> Call:
     return "end_ask", [keys.ask(ask_id), keys.timers], [ask_id, why]
 
 
-def begin_wait(keys: Keys, incarnation: str, delivery: str, queue: str, caller: str) -> Call:
-    """Record that a handler of ``caller`` waits for the reply to a delivery, and look for a ring of waits."""
-    return "begin_wait", [keys.asking, keys.leases], [keys.root, incarnation, delivery, queue, caller]
+def begin_wait(keys: Keys, incarnation: str, delivery: str, queue: str, caller: str, callee: str) -> Call:
+    """Record that a handler of ``caller`` waits for ``callee``'s reply to a delivery, and look for a ring of waits."""
+    return (
+        "begin_wait",
+        [keys.asking(incarnation), keys.leases],
+        [keys.root, incarnation, delivery, queue, caller, callee],
+    )
 
 
 def end_waits(keys: Keys, incarnation: str, delivery: str = "") -> Call:
     """Forget that a handler waits, or all waits of an incarnation."""
-    return "end_waits", [keys.asking], [incarnation, delivery]
+    return "end_waits", [keys.asking(incarnation)], [delivery]
 
 
 def due_timers(keys: Keys, *, skip: int, most: int) -> Call:

@@ -43,12 +43,18 @@ def heartbeat(
         not_polling: whether the process does not consume although it should, if that has changed.
         with_endings: count the endings that Celery does not know of yet.
     """
-    k = keys
-    endings = [k.endings, k.endings_dropped] if with_endings else []
-    known = [k.leases, k.incarnation(incarnation), k.sweep, k.not_polling, k.oom(oom_group), k.cancelling]
+    endings = [keys.endings, keys.endings_dropped] if with_endings else []
+    known = [
+        keys.leases,
+        keys.incarnation(incarnation),
+        keys.sweep,
+        keys.not_polling,
+        keys.oom(oom_group),
+        keys.cancelling,
+    ]
     return (
         "heartbeat",
-        [*known, k.timeout_overrides, *endings],
+        [*known, keys.timeout_overrides, *endings],
         [
             keys.root,
             incarnation,
@@ -58,6 +64,11 @@ def heartbeat(
             *flat(fields),
         ],
     )
+
+
+def read_sweep_state(keys: Keys, *, missed_ms: int) -> Call:
+    """Ask whether a sweep is needed; a heartbeat of that age counts as missed."""
+    return "read_sweep_state", [keys.sweep, keys.leases], [missed_ms]
 
 
 def fence(
@@ -72,11 +83,10 @@ def fence(
     error: str = "",
 ) -> Call:
     """End an incarnation: judged by a heartbeat in a sweeper's turn, or without both if it is known to have ended."""
-    k = keys
     return (
         "fence",
-        [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.not_polling],
-        [incarnation, beat, reason, by, turn, turn_ms, k.root, error],
+        [keys.leases, keys.dying, keys.deaths, keys.incarnation(incarnation), keys.sweep, keys.not_polling],
+        [incarnation, beat, reason, by, turn, turn_ms, keys.root, error],
     )
 
 
@@ -95,6 +105,7 @@ def begin_sweep(
     closed_grace_ms: int,
     old_heartbeat_grace_ms: int,
     turn_ms: int,
+    connection: str = "",
 ) -> Call:
     """Take the turn as a sweeper, for ``turn_ms``, and find late incarnations.
 
@@ -107,9 +118,11 @@ def begin_sweep(
         closed_grace_ms: for how long after a gap closed connections prove nothing.
         old_heartbeat_grace_ms: for how long after a gap an old heartbeat proves nothing.
         turn_ms: how long the turn lasts.
+        connection: the sweeper's connection: once it is closed, the turn is over.
     """
     times = [late_ms, gap_ms, closed_grace_ms, old_heartbeat_grace_ms]
-    return "begin_sweep", [keys.leases, keys.sweep, keys.not_polling], [*times, by, keys.root, sweeper, turn_ms]
+    args = [*times, by, keys.root, sweeper, turn_ms, connection]
+    return "begin_sweep", [keys.leases, keys.sweep, keys.not_polling], args
 
 
 def end_sweep(keys: Keys, turn: int) -> Call:
@@ -166,12 +179,11 @@ def reclaim(
         turn_ms: how long a turn lasts.
         death_hooks_done: whether its death hooks are done; ``None`` if the caller does not run death hooks.
     """
-    k = keys
     hooks = "" if death_hooks_done is None else int(death_hooks_done)
     return (
         "reclaim",
-        [k.dying, k.incarnation(incarnation), k.queues, k.sweep],
-        [k.root, incarnation, GROUP, max_deaths, ttl_ms, batch, linger_ms, turn, turn_ms, hooks, *levels],
+        [keys.dying, keys.incarnation(incarnation), keys.queues, keys.sweep],
+        [keys.root, incarnation, GROUP, max_deaths, ttl_ms, batch, linger_ms, turn, turn_ms, hooks, *levels],
     )
 
 

@@ -33,6 +33,11 @@ def declare_flow(
     return "declare_flow", [keys.flow(queue)], [keys.root, *flags, election, *(concurrency or ("", "")), *flat(fields)]
 
 
+def declare_singleton(keys: Keys, queue: str, election: str) -> Call:
+    """Declare a singleton again; returns the workers that host its agent without declaring it."""
+    return "declare_singleton", [keys.flow(queue)], [keys.root, election]
+
+
 def close_breaker(keys: Keys, queue: str) -> Call:
     """Close a mailbox' breaker."""
     return "close_breaker", [keys.flow(queue), keys.queues], []
@@ -53,6 +58,14 @@ def check_lanes(keys: Keys, queue: str) -> Call:
     return "check_lanes", [keys.timers, keys.queues], [keys.root, queue]
 
 
+def claim_keys(keys: Keys, queues: Iterable[str], levels: Sequence[str]) -> list[str]:
+    """The keys of claims from these mailboxes. The place of one in a claim's reply is its place here, from 1."""
+    names = [keys.leases]
+    for queue in queues:
+        names += [keys.delayed(queue), keys.delayed_bodies(queue), *(keys.stream(queue, level) for level in levels)]
+    return names
+
+
 def claim(
     keys: Keys,
     queues: Iterable[str],
@@ -62,14 +75,13 @@ def claim(
     *,
     ahead: int = 0,
     leased: bool = False,
+    names: list[str] | None = None,
 ) -> Call:
     """Claim up to ``credit`` messages to deliver now, and ``ahead`` more; ``leased``: only if there is a lease.
 
-    The place of a key in the reply is its place in the call's keys, from 1.
+    ``names`` are its keys, if they are known (see :func:`claim_keys`).
     """
-    names = [keys.leases]
-    for queue in queues:
-        names += [keys.delayed(queue), keys.delayed_bodies(queue), *(keys.stream(queue, level) for level in levels)]
+    names = names or claim_keys(keys, queues, levels)
     return "claim", names, [GROUP, incarnation, "1" if leased else "0", credit, ahead, *levels]
 
 
@@ -91,10 +103,16 @@ def find_delivery(
     With an ``outcome``, as JSON, it is cancelled where it is found. ``begin`` is where the reply before said to go on;
     at first ``-`` in a stream, ``0`` elsewhere.
     """
-    k = keys
     return (
         "find_delivery",
-        [k.ledger(queue), k.outcome(delivery), k.delayed(queue), k.delayed_bodies(queue), stream, k.cancelling],
+        [
+            keys.ledger(queue),
+            keys.outcome(delivery),
+            keys.delayed(queue),
+            keys.delayed_bodies(queue),
+            stream,
+            keys.cancelling,
+        ],
         [GROUP, delivery, outcome, ttl_ms, begin, count],
     )
 
@@ -124,7 +142,13 @@ def delete(
 
     ``streams`` are all of the mailbox but its bell; ``is_reply``: it is a queue of replies, which has no ledger.
     """
-    k = keys
-    names = [k.ledger(queue), k.queues, k.delayed(queue), k.delayed_bodies(queue), k.stream(queue, DOORBELL), *streams]
+    names = [
+        keys.ledger(queue),
+        keys.queues,
+        keys.delayed(queue),
+        keys.delayed_bodies(queue),
+        keys.stream(queue, DOORBELL),
+        *streams,
+    ]
     number = streams.index(stream) + 1 if stream else 0
-    return "delete", names, [queue, "1" if is_reply else "0", GROUP, most, k.root, ttl_ms, number]
+    return "delete", names, [queue, "1" if is_reply else "0", GROUP, most, keys.root, ttl_ms, number]

@@ -1,9 +1,10 @@
--- Pauses, resumes or cancels a run, or has it notice an event or a time.
+-- Pauses, resumes, cancels or compensates a run, or has it notice an event or a time.
 -- KEYS: run, timers, hash of last publishes. ARGV: uid; token of this call, or '' of `time`; action: `pause`, `resume`, `cancel`,
--- `retry`, `post` or `time`; of `pause` and `resume` `workflow` if all runs of its workflow are meant, else ''; of `cancel` '1' if it
+-- `compensate`, `retry`, `post` or `time`; of `pause` and `resume` `workflow` if all runs of its workflow are meant, else ''; of `cancel` '1' if it
 -- compensates; of `post` the event and its payload as JSON; of `time` the step, or `deadline`; of `retry` the step.
 -- Returns what it came to: `done`, `too late` if the run has ended, `not paused`, `paused already`, `cancelled already`, `unknown`; of a
--- retry also `not failed`, `replayed`, `others began`, `run cancelled`, `run completed`, `run compensated`; and 1 if work may be left. A repeated
+-- retry also `not failed`, `replayed`, `others began`, `run cancelled`, `run completed`, `run compensated`; of `compensate` the last three, `not ended` and
+-- `nothing to compensate`; and 1 if work may be left. A repeated
 -- call returns its first answer, and changes nothing.
 -- A timer that is not due, because it was set anew or another sweeper was first, is `done` without effect.
 -- Costs: what one step of a run may; at most 120 messages.
@@ -31,6 +32,10 @@ local run = runs.open(run_key)
 if not run then return {'unknown', 0} end
 if action == 'retry' then
   local said = runs.retry(run, value)
+  return answer(said, said == 'done' and runs.close(run) or 0)
+end
+if action == 'compensate' then
+  local said = runs.compensate(run)
   return answer(said, said == 'done' and runs.close(run) or 0)
 end
 if run.over then return answer('too late', 0) end

@@ -1,6 +1,6 @@
--- Finds the runs whose steps are to be placed again: those with unplaced steps, and those with steps placed with a lost agent.
+-- Finds the runs whose steps are to be placed again: those with unplaced steps, and those with steps placed with an agent that is down.
 -- KEYS: runs with unplaced steps, agents with which steps were placed. ARGV: root, how many runs at most.
--- Returns {uid, '', uid, the lost agent, …}.
+-- Returns {uid, '', uid, the agent that is down, …}.
 -- Costs: 100 agents, of each 20 of the incarnations that host it; the runs.
 --- @include "clock"
 --- @include "living_slots"

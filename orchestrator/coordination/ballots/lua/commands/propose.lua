@@ -13,9 +13,9 @@
 local ballot_key, all_ballots, timers = KEYS[1], KEYS[2], KEYS[3]
 local fingerprint, timeout_ms, fields_count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local FIRST_FIELD, PER_COPY = 4, 5
--- How long ballots are listed: as long as they are kept after the longest time-out. How many are taken off the list at once.
+-- How long ballots are listed: as long as they are kept after the longest timeout. How many are taken off the list at once.
 local LISTED_MS, MOST_UNLISTED = 700000000, 100
--- How long a copy is asked for its vote after the time-out: a worker may have it.
+-- How long a copy is asked for its vote after the timeout: a worker may have it.
 local LATE_MS = 3600000
 local now, ballot = now_ms(), ballots.open(ballot_key)
 local voters_at = FIRST_FIELD + 2 * fields_count
@@ -39,7 +39,8 @@ for at = first_copy, #ARGV, PER_COPY do
   if decided then break end
   local voter, queue, level, delivery, message = unpack(ARGV, at, at + PER_COPY - 1)
   if redis.call('HSETNX', ballot.copies, voter, delivery) == 1 then
-    local admission = admit(ballot.root .. 'flow:' .. queue, 1, true)
+    local flow = ballot.root .. 'flow:' .. queue
+    local admission = admit(flow, 1, true)
     if admission and admission.take == 0 then
       decided = ballots.count(ballot, voter, 'silent', admission.refusal[1])
     else

@@ -34,10 +34,11 @@ if b.broken ~= '' then
   local known = redis.call('GET', numbered(b, 'ended', b.generation)) or cjson.encode({r = b.broken})
   return with_events({'ended', b.generation, known, b.left or 0})
 end
-if b.parties ~= parties or b.names ~= names or b.on_death ~= on_death then
-  if b.due > 0 then return with_events({'differs', b.parties, b.names, b.on_death}) end
+if b.parties == 0 then
   b.parties, b.names, b.on_death = parties, names, on_death
   redis.call('HSET', b.state, 'n', parties, 'p', names, 'm', on_death)
+elseif b.parties ~= parties or b.names ~= names or b.on_death ~= on_death then
+  return with_events({'differs', b.parties, b.names, b.on_death})
 end
 if b.due == 0 then
   b.generation, b.due = math.max(b.generation + 1, b.now), b.now + timeout_ms

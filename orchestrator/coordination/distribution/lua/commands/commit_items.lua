@@ -1,23 +1,31 @@
 -- Accepts all staged items of a distribution, or none: from here on they are sent, whoever lives (see release_items.lua).
--- KEYS: staged items, the distribution's record, timers, counts of coordination.
--- ARGV: root, the distribution's id, number of items, ms that the record is kept, then of each mailbox: queue, its number of items.
--- Returns {'accepted'}; {'lost'} if staged items have expired; {'refused', {queue, reason}, …} if a mailbox does not take its items:
--- `full` or `open`. Then nothing is staged any more. A repeated call returns the first reply.
+-- KEYS: staged items, the distribution's record, timers, counts of coordination, and of one with an idempotency key: that key.
+-- ARGV: root, the distribution's id, number of items, ms that the record is kept, what is recorded under the key or '', ms that it is
+-- remembered, then of each mailbox: queue, its number of items.
+-- Returns {'accepted'}; {'duplicate', what is recorded} if another one was accepted under the key; {'lost'} if staged items have
+-- expired; {'refused', {queue, reason}, …} if a mailbox does not take its items: `full` or `open`. Unless it is accepted, nothing is
+-- staged any more. A repeated call returns the first reply.
 -- Costs: 60 µs a mailbox with flow control, of which callers name at most 200.
 --- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "outcome_hooks"
 --- @include "dead_letters"
 --- @include "admission"
-local staged, record, timers, counts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local root, id, items, keep_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local FIRST, PER_MAILBOX, PER_ITEM = 5, 2, 2
+local staged, record, timers, counts, idempotency_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local root, id, items, keep_ms, remembered, remembered_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local FIRST, PER_MAILBOX, PER_ITEM = 7, 2, 2
 local answered = redis.call('GET', record)
 if answered then return cjson.decode(answered) end
 
 local function answer(reply)
   redis.call('SET', record, cjson.encode(reply), 'PX', keep_ms)
   return with_events(reply)
+end
+
+local first = idempotency_key and redis.call('GET', idempotency_key)
+if first then
+  redis.call('DEL', staged)
+  return {'duplicate', first}
 end
 
 if redis.call('LLEN', staged) ~= PER_ITEM * items then
@@ -48,6 +56,7 @@ for _, admission in ipairs(admissions) do
   after_admission(admission)
 end
 redis.call('PERSIST', staged)
+if idempotency_key then redis.call('SET', idempotency_key, remembered, 'PX', remembered_ms) end
 redis.call('ZADD', timers, now_ms(), 'items:' .. id)
 redis.call('HINCRBY', counts, 'distributions', 1)
 redis.call('HINCRBY', counts, 'items', items)

@@ -3,10 +3,11 @@
 -- ARGV: root, token of the publish (see publish_dedup.py), ms after which they time out, how many names and values follow that the
 -- records of all asks have, these names and values; then of each ask its id, which is its delivery's too, its message, and the text of
 -- the reply before the outcome and after it.
--- Returns how many were accepted: 0 if the mailbox has flow control, which ask.lua asks for each. A repeated call accepts nothing, and
+-- Returns how many were accepted: 0 if the mailbox' flow control has to be asked, which ask.lua does for each. A repeated call accepts nothing, and
 -- returns their number again.
 -- Costs: about 25 µs for each and what they weigh; callers bound both.
 --- @include "clock"
+--- @include "needs_admission"
 local stream, ledger, timers, calls, publishes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local root, token, timeout_ms, shared = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local FIRST_SHARED, PER_ASK = 5, 4
@@ -16,7 +17,8 @@ local count = (#ARGV - first + 1) / PER_ASK
 local connection = token:sub(1, 16)
 local last = redis.call('HGET', publishes, connection)
 if last == token then return count end
-if redis.call('EXISTS', (ledger:gsub('orc:ledger:', 'orc:flow:', 1))) == 1 then return 0 end
+local flow = ledger:gsub('orc:ledger:', 'orc:flow:', 1)
+if needs_admission(flow) then return 0 end
 redis.call('HSET', publishes, connection, token)
 if not last then redis.call('PEXPIRE', publishes, 900000) end
 local record = {'HSET', '', 'calls', calls, '', '', 'before', '', 'after', '', unpack(ARGV, FIRST_SHARED, first - 1)}

@@ -12,19 +12,13 @@
 --- @include "outcome_hooks"
 --- @include "dead_letters"
 --- @include "admission"
+--- @include "is_served"
 local leases, group, publishes = KEYS[1], KEYS[2], KEYS[3]
 local id, root, all, group_ttl_ms, nonce = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4], ARGV[5]
 local ahead, texts = tonumber(ARGV[6]), tonumber(ARGV[7])
 local FIRST_TEXT, PER_RECIPIENT = 8, 5
 local answered = redis.call('HGET', publishes, id)
 if answered then return cjson.decode(answered) end
-local served = {}
-for _, incarnation in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
-  local queues = redis.call('HGET', root .. 'incarnation:' .. incarnation, 'queues')
-  if queues then
-    for _, queue in ipairs(queues_in(queues) or {}) do served[queue] = true end
-  end
-end
 local first_recipient = FIRST_TEXT + texts
 local recipients = (#ARGV - first_recipient + 1) / PER_RECIPIENT
 
@@ -35,7 +29,7 @@ local function recipient(number)
 end
 
 local function enter(queue, peek)
-  if not served[queue] then return nil, {'down'} end
+  if not is_served(leases, root .. 'servers:' .. queue) then return nil, {'down'} end
   local admission = admit(root .. 'flow:' .. queue, 1, true, peek)
   if admission and admission.take == 0 then return nil, admission.refusal end
   return admission
@@ -59,7 +53,9 @@ for r = 1, recipients do
   local queue, level, message, delivery, member = recipient(r)
   local admission, why = looked_at[r], nil
   -- Each is another mailbox, so what was seen of it still holds.
-  if admission == nil or admission and not admission.is_asked then admission, why = enter(queue, false) end
+  if admission == nil or admission and not admission.is_asked then
+    admission, why = enter(queue, false)
+  end
   if why then
     refuse(r, why)
   else

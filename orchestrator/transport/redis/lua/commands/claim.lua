@@ -2,17 +2,22 @@
 -- KEYS: leases, then for each queue: delayed, bodies, the stream of each level.
 -- ARGV: group, incarnation, '1' if it must hold a lease, credit, how many more to claim ahead, names of the levels…
 -- Returns {ms until the next message is due or -1, key index, id, message, death history, key index, …}; {-2} when fenced.
--- Of a singleton's mailbox (see coordination/candidates.py), whoever does not lead gets nothing: the first element is then a list of those
--- ms and of the index of the first key of each such mailbox.
--- Of a mailbox whose agent limits how many of its messages run at a time (lanes.lua), those that may not run enter their lanes. The first
--- element is such a list then, too: the index is negative.
--- If a mailbox is on hold for the caller's host (see hold_mailbox.lua), it claims nothing there, and the first number is 10 less
--- than the negative of those ms.
+-- If a mailbox is a singleton's, or on hold, or its agent limits how many of its messages run at a time, so that a reader must not sleep at
+-- it for long without a claim, the first element is a list that begins with those ms.
+-- Of a singleton's mailbox (see coordination/candidates.py), whoever does not lead gets nothing, nor does a leader whose term is not announced: the index of the first key of each such
+-- mailbox follows in that list. If nobody leads, and no living worker declares the singleton, it ends when a worker claims that hosts
+-- the agent without declaring it.
+-- Of a mailbox whose agent limits how many of its messages run at a time (lanes.lua), those that may not run enter their lanes. The index
+-- follows in that list, negative.
+-- If a mailbox is on hold for the caller's host (see hold_mailbox.lua), or the caller needs no lease and so serves no mailbox, it claims
+-- nothing there, and the first number is 10 less than the negative of those ms. A hold of another host ends: the reply then comes with an event (as script_events.lua has it, which each
+-- claim would have to pay for).
 -- Death history: '' if none, else "<unattributed deaths> <deaths JSON>"; an 'n' in front says that the message was returned
 -- without ever having been delivered. One text, because each part of a reply costs every claim.
 -- A message claimed ahead has a delivery counter of 0: it is no suspect if its holder dies.
 -- Costs: moves at most 100 messages a queue and 1 MB, and 50 into lanes, in whose bodies 16 KB and four times 9 KB are looked through;
--- reads at most 1 MB and MOST_AT_ONCE messages.
+-- reads at most 1 MB and MOST_AT_ONCE messages. For a singleton without a leader, three commands for each of at most 1,000 workers that
+-- host it.
 --- @include "mailbox_entry"
 --- @include "lineage"
 local leases = KEYS[1]
@@ -36,8 +41,9 @@ for base = FIRST_QUEUE, #KEYS, stride do
     for s = 1, levels do
       if member:sub(1, #ARGV[FIRST_LEVEL - 1 + s] + 1) == ARGV[FIRST_LEVEL - 1 + s] .. '|' then target = s end
     end
-    unschedule(KEYS[base], KEYS[base + 1], member)
+    -- If that mailbox is a key of another type, it stays scheduled.
     if body then put(KEYS[base + 1 + target], body, deaths, nil, nil, sent) end
+    unschedule(KEYS[base], KEYS[base + 1], member)
     bytes = bytes + #(body or '')
   end
   local first = redis.call('ZRANGE', KEYS[base], 0, 0, 'WITHSCORES')
@@ -47,35 +53,51 @@ for base = FIRST_QUEUE, #KEYS, stride do
   end
 end
 
-local on_hold, withheld, limited
+local on_hold, withheld, limited, released
 local is_held = false
 for base = FIRST_QUEUE, #KEYS, stride do
   local flow = KEYS[base]:gsub('orc:delayed:', 'orc:flow:', 1)
-  local host, singleton, limit = unpack(redis.call('HMGET', flow, 'held', 'singleton', 'concurrency'))
+  local host, singleton, limit = unpack(redis.call('HMGET', flow, 'on_hold', 'singleton', 'concurrency'))
+  if host or singleton or limit then withheld = withheld or {} end
   if limit then
     limited = limited or {}
     limited[base] = flow
-    withheld = withheld or {}
     withheld[#withheld + 1] = -base
   end
-  if singleton and redis.call('HGET', leases:sub(1, -7) .. 'named:election:' .. singleton, 'o') ~= incarnation then
+  if singleton then
+    local leader, term, announced = unpack(redis.call('HMGET', leases:sub(1, -7) .. 'named:election:' .. singleton, 'o', 'f', 'a'))
+    if leader == incarnation then
+      if announced == term then singleton = nil end
+    elseif not leader then
+
+--- @include "singletons"
+
+      if is_over(leases:sub(1, -7), flow, singleton, incarnation) then
+        redis.call('HDEL', flow, 'singleton', 'singleton_ms')
+        singleton = nil
+      end
+    end
+  end
+  if singleton then
     on_hold = on_hold or {}
-    withheld = withheld or {}
     on_hold[base] = true
     withheld[#withheld + 1] = base
   elseif host then
-    if incarnation:find('@' .. host .. ':', 1, true) then
+    if needs_lease ~= '1' or incarnation:find('@' .. host .. ':', 1, true) then
       on_hold = on_hold or {}
       on_hold[base] = true
       is_held = true
     else
-      redis.call('HDEL', flow, 'held')
+      redis.call('HDEL', flow, 'on_hold')
+      released = released or {}
+      released[#released + 1] = {'released', flow:match('orc:flow:(.*)$'), host}
     end
   end
 end
 
 if is_held then wait = -10 - wait end
 local out = {withheld and {wait, unpack(withheld)} or wait}
+local reply = released and {'events', out, released} or out
 bytes = 0
 
 -- Returns of entries that were claimed from a mailbox with a limit those that may run, and whether to go on claiming there. It is
@@ -105,7 +127,7 @@ for s = 1, levels do
     -- Most streams are empty: those of returned messages, and of other priorities.
     local may_have_one = not (on_hold and on_hold[base]) and redis.call('XLEN', KEYS[index]) > 0
     while may_have_one do
-      if credit <= 0 or bytes >= MOST_BYTES then return out end
+      if credit <= 0 or bytes >= MOST_BYTES then return reply end
       -- What is claimed ahead would have a permit that it does not use.
       if is_limited and credit <= ahead then break end
       count = math.min(count, is_limited and credit - ahead or credit)
@@ -138,4 +160,4 @@ for s = 1, levels do
     end
   end
 end
-return out
+return reply

@@ -3,9 +3,11 @@
 -- ARGV: id, the heartbeat that it is judged by or '' if it is known to have ended, reason, by, turn or '', ms a turn lasts, root,
 -- error or ''.
 -- Returns the reason as it was recorded, or 0.
--- Costs: ten commands, and one for each of its agents.
+-- If its process is known to have ended, a turn of one of that process' sweepers ends, too.
+-- Costs: twelve commands, and one for each of its agents and mailboxes.
 --- @include "mailbox_entry"
 --- @include "enter_host"
+--- @include "servers"
 local leases, dying, deaths, incarnation_key, sweep, not_polling = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local id, judged_beat, judged_reason, by, turn, turn_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local root, error = ARGV[7], ARGV[8]
@@ -15,11 +17,12 @@ if stale then return stale end
 local beat = redis.call('ZSCORE', leases, id)
 if not beat or (judged_beat ~= '' and tonumber(beat) ~= tonumber(judged_beat)) then return 0 end
 local now = now_ms()
-local names = {'node', 'host', 'pid', 'agents', 'started_ms', 'app_version', 'oom_group', 'oom_kills'}
+local names = {'node', 'host', 'pid', 'agents', 'queues', 'started_ms', 'app_version', 'oom_group', 'oom_kills'}
 local known = {}
 for i, value in ipairs(redis.call('HMGET', incarnation_key, unpack(names))) do known[names[i]] = value or '' end
 local reason = judged_reason
-if reason == 'killed' and known.oom_group ~= '' then
+-- Whoever names an error, as a supervisor does, has seen the end itself, and knows better.
+if reason == 'killed' and error == '' and known.oom_group ~= '' then
   -- What a neighbour in its control group has read since, against what it last read itself.
   local count = tonumber(redis.call('GET', root .. 'oom:' .. known.oom_group) or 0)
   if count > (tonumber(known.oom_kills) or count) then reason = 'oom' end
@@ -27,9 +30,16 @@ end
 redis.call('ZREM', leases, id)
 redis.call('ZREM', not_polling, id)
 enter_host(root, id, known.agents, '')
+enter_servers(root, id, known.queues, '')
 redis.call('HSET', incarnation_key, 'ended_ms', now, 'reason', reason)
--- No heartbeat is missed after a proved death, so the next heartbeat's reply asks for a sweep.
-if turn == '' and reason ~= 'drained' and reason ~= 'deployed' then redis.call('HSET', sweep, 'proved', '1') end
+if turn == '' and reason ~= 'drained' and reason ~= 'deployed' then
+  -- No heartbeat is missed after a proved death, so the next heartbeat's reply asks for a sweep.
+  redis.call('HSET', sweep, 'proved', '1')
+  local sweeper = redis.call('HGET', sweep, 'turn_of')
+  if sweeper and sweeper:find(known.host .. ':' .. known.pid .. ':', 1, true) == 1 then
+    redis.call('HDEL', sweep, 'turn_of', 'turn_until_ms')
+  end
+end
 redis.call('ZADD', dying, now, id)
 redis.call('XADD', deaths, 'MAXLEN', '~', 1000, '*', 'incarnation', id, 'reason', reason, 'by', by,
   'last_beat_ms', beat, 'name', known.node, 'host', known.host, 'pid', known.pid, 'agents', known.agents,

@@ -19,6 +19,6 @@ for q = FIRST_LEVEL + levels, #ARGV do
     end
   end
   out[#out + 1] = {queue, length - held, held, redis.call('ZCARD', root .. 'delayed:' .. queue),
-    redis.call('HGETALL', root .. 'ledger:' .. queue), redis.call('HEXISTS', root .. 'flow:' .. queue, 'held')}
+    redis.call('HGETALL', root .. 'ledger:' .. queue), redis.call('HEXISTS', root .. 'flow:' .. queue, 'on_hold')}
 end
 return out

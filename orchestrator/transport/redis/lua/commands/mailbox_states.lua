@@ -1,7 +1,8 @@
 -- How many messages wait in some mailboxes, and the state of their flow control.
 -- KEYS: leases (not read). ARGV: root, group, number of levels, levels…, queues…
 -- Returns {{queue, waiting, not yet due, held, ms that the oldest has waited or -1, bound or '', overflow or '', breaker's phase
--- or '', ms until it admits a probe, why it is isolated or '', how many of those waiting are deferred, and how many are in lanes}, …}; of the first queues only, if their messages are large.
+-- or '', ms until it admits a probe, why it is isolated or '', how many of those waiting are deferred, how many are in lanes, and
+-- the host for which it is on hold or ''}, …}; of the first queues only, if their messages are large.
 -- Costs: up to five commands a stream, so callers name at most 50 queues; reads one message of each stream, at most 1 MB and
 -- those of one mailbox.
 --- @include "mailbox_entry"
@@ -55,12 +56,12 @@ for q = FIRST_LEVEL + levels, #ARGV do
     local ms = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
     since = math.min(since or ms, ms)
   end
-  local flow = redis.call('HMGET', root .. 'flow:' .. queue, 'limit', 'overflow', 'open_ms', 'phase', 'until_ms', 'why')
+  local flow = redis.call('HMGET', root .. 'flow:' .. queue, 'limit', 'overflow', 'open_ms', 'phase', 'until_ms', 'why', 'on_hold')
   local phase = flow[3] and (flow[4] or 'closed') or ''
   out[#out + 1] = {queue, waiting + due, redis.call('ZCARD', delayed) - due, held,
     since and math.max(0, now - since) or -1, flow[1] or '', flow[2] or '', phase,
     phase == 'open' and math.max(0, tonumber(flow[5] or 0) - now) or 0,
     phase == 'isolated' and flow[6] or '', redis.call('XLEN', root .. 'q:deferred:' .. queue),
-    redis.call('XLEN', root .. 'q:lanes:' .. queue)}
+    redis.call('XLEN', root .. 'q:lanes:' .. queue), flow[7] or ''}
 end
 return out

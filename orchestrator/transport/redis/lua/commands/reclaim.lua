@@ -22,7 +22,8 @@ if stale then return stale end
 local reason = redis.call('HGET', incarnation_key, 'reason') or 'lost'
 -- A worker that was asked to stop may be killed in the end (by a container runtime or a process manager): no message is
 -- suspect.
-local planned = reason == 'drained' or reason == 'deployed' or redis.call('HGET', incarnation_key, 'stopping') == '1'
+local has_left = reason == 'drained' or reason == 'deployed'
+local planned = has_left or redis.call('HGET', incarnation_key, 'stopping') == '1'
 local names = redis.call('HGET', incarnation_key, 'queues')
 local queues = names and queues_in(names) or redis.call('SMEMBERS', queues_key)
 local now = now_ms()
@@ -39,7 +40,7 @@ for _, queue in ipairs(queues) do
           take(stream, group, p[1])
         else
           -- The delivery counter is a mark (see held_claims.py): 2, it was being executed; 3, alone; 0, it was claimed ahead and not
-          -- looked at.
+          -- looked at. A pool may start on a message just before its mark is 2, so one at 1 may have begun.
           local mark = tonumber(p[4])
           local death, unattributed = nil, 0
           if not planned then
@@ -47,7 +48,7 @@ for _, queue in ipairs(queues) do
             elseif mark == 1 then unattributed = 1 end
           end
           local result, size = requeue(root, queue, stream, group, p[1], death, unattributed, max_deaths, ttl_ms,
-            mark >= 2 and reason ~= 'drained' and reason ~= 'deployed', mark == 0, mark >= 2)
+            mark >= 2 and not has_left, mark == 0, mark >= 2 or mark == 1 and not has_left)
           if result == 'poison' or result == 'workers lost' then dead_lettered = dead_lettered + 1 end
           bytes = bytes + (size or 0)
         end

@@ -5,8 +5,8 @@
 --- @include "script_events"
 local flow, bell = KEYS[1], KEYS[2]
 local queue, host = ARGV[1], ARGV[2]
-if redis.call('HGET', flow, 'held') ~= host then return with_events(0) end
-redis.call('HDEL', flow, 'held')
+if redis.call('HGET', flow, 'on_hold') ~= host then return with_events(0) end
+redis.call('HDEL', flow, 'on_hold')
 redis.call('XADD', bell, 'MAXLEN', 4, '*', 'b', '1')
 emit_event('released', queue, host)
 return with_events(1)

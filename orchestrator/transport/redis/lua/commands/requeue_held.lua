@@ -2,8 +2,8 @@
 -- KEYS: stream.
 -- ARGV: root, queue, group, max deaths, ms to keep outcomes, reason of death or '', by, how it ran, ids…
 -- How it ran: '1' alone, '0' beside others or not at all; 'stopping' or 'unattributed' if its pool process ended while it ran
--- and no message is suspect: the worker stops, or an unknown process sent a stop signal; 'undelivered' if it was only claimed
--- ahead.
+-- and no message is suspect: the worker stops, or an unknown process sent a stop signal; 'begun' if a pool has started on it and
+-- the worker has cancelled or lost that run; 'undelivered' if no consumer was given it.
 -- Returns for each id 'returned', 'cancelled', 'gone', or the reason of its dead letter.
 -- Costs: what the messages weigh; callers name 1 MB and one message of them.
 --- @include "mailbox_entry"
@@ -24,6 +24,6 @@ for i = FIRST_ID, #ARGV do
     death = {reason = reason, by = by, at = now_ms(), alone = ran == '1' or nil, child = true}
   end
   result[#result + 1] = requeue(root, queue, stream, group, ARGV[i], death, ran == 'unattributed' and 1 or 0,
-    max_deaths, ttl_ms, interrupted, ran == 'undelivered') or 'gone'
+    max_deaths, ttl_ms, interrupted, ran == 'undelivered', ran == 'begun') or 'gone'
 end
 return with_events(result)

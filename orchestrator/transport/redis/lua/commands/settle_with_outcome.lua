@@ -3,20 +3,24 @@
 -- handled slowly; if it is dead its reason, and after a newline the host that sent it.
 -- Returns 1; 0 if the entry is no longer pending, which counts as duplicated.
 -- Costs: at most seven commands; with outcome hooks, what they send.
---- @include "mailbox_entry"
 local stream, ledger, outcome_key = KEYS[1], KEYS[2], KEYS[3]
 local group, entry_id, counter, outcome, ttl_ms, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 if redis.call('XACK', stream, group, entry_id) == 0 then
-  redis.call('HINCRBY', ledger, 'duplicated', 1)
+  redis.pcall('HINCRBY', ledger, 'duplicated', 1)
   return 0
 end
 redis.call('XDEL', stream, entry_id)
-redis.call('HINCRBY', ledger, counter, 1)
-record(outcome_key, outcome, ttl_ms, counter)
-local flow = flow_of(ledger)
-local found = redis.call('EXISTS', flow, hooks_of(outcome_key))
+-- A ledger that is a key of another type must not keep the outcome from being recorded.
+redis.pcall('HINCRBY', ledger, counter, 1)
+-- As record(), flow_of() and hooks_of() in mailbox_entry.lua, which Redis need not even make for most messages.
+if redis.call('RPUSH', outcome_key, outcome) > 1 then redis.call('LTRIM', outcome_key, -1, -1) end
+redis.call('PEXPIRE', outcome_key, ttl_ms)
+local flow = ledger:gsub('orc:ledger:', 'orc:flow:', 1)
+local hooks = outcome_key:gsub('orc:outcome:', 'orc:hooks:', 1)
+local found = redis.call('EXISTS', flow, hooks)
 if found == 0 then return 1 end
 
+--- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "outcome_hooks"
 

@@ -25,21 +25,24 @@ end
 -- without it none is deferred. deferring: the number of those accepted that are to wait behind the breaker, from the first;
 -- they must be deferred, not put into a stream, unless they are not yet due.
 local function admit(flow, wanted, strict, peek, message_at)
+  is_limited_by[flow] = false
   if redis.call('EXISTS', flow) == 0 then return nil end
   local f = redis.call('HMGET', flow, 'root', 'queue', 'levels', 'group', 'limit', 'overflow', 'block_ms', 'warn_from',
     'outcome_ttl_ms', 'open_ms', 'phase', 'deferred', 'concurrency')
-  if not f[1] then return nil end
+  is_limited_by[flow] = f[13] ~= false
+  local is_closed = not f[11] or f[11] == 'closed'
+  -- As needs_admission.lua has it.
+  if not f[1] or is_closed and not f[5] and not f[12] and not f[13] then return nil end
   local admission = {flow = flow, root = f[1], queue = f[2], group = f[4], take = wanted, drop = 0, before = 0,
     limit = tonumber(f[5] or 0), overflow = f[6], warn_from = tonumber(f[8] or 0), ttl_ms = f[9], streams = {},
     deferring = 0}
   for level in f[3]:gmatch('%S+') do
     admission.streams[#admission.streams + 1] = admission.root .. 'q:' .. level .. ':' .. admission.queue
   end
-  local is_behind_breaker = message_at and f[10] and (f[12] or f[11] and f[11] ~= 'closed')
+  local is_behind_breaker = message_at and f[10] and (f[12] or not is_closed)
   if f[12] or is_behind_breaker then
     admission.streams[#admission.streams + 1] = deferred_stream(admission.root, admission.queue)
   end
-  admission.is_limited = f[13]
   if f[13] then admission.streams[#admission.streams + 1] = admission.root .. 'q:lanes:' .. admission.queue end
   if admission.limit > 0 then
     admission.before = depth_of(admission)
@@ -71,7 +74,7 @@ local function admit(flow, wanted, strict, peek, message_at)
     -- Whether a look has done all that asking does.
     admission.is_asked = not peek or not wait_ms
   end
-  -- What is beyond the bound is dropped, whatever the breaker says.
+  -- Messages beyond the bound are dropped in any phase of the breaker.
   admission.deferring = math.min(admission.deferring, admission.take)
   return admission
 end

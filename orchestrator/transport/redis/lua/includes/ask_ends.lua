@@ -2,7 +2,8 @@
 --- @include "script_events"
 --- @include "endings"
 --- @include "asks"
--- Asks: requests whose reply is put where it is wanted by the script that ends them. The rule is core/ask.py. An ask is open as long
+--- @include "bulkhead"
+-- Asks: requests whose reply is put where it is wanted by the script that ends them. The rule is core/calls/ask.py. An ask is open as long
 -- as its record is there; whatever ends it first deletes the record: the outcome of a copy, the time, or the asker. So there is one reply.
 -- A record is the hash `ask:ID`:
 --   copy:DELIVERY        the deliveries that may answer it: stream, entry, ledger, each on its own line
@@ -55,7 +56,7 @@ asks.finish = function(key, ended, outcome, winner)
     if copy then copies[#copies + 1] = {copy, flat[at + 1]} else ask[flat[at]] = flat[at + 1] end
   end
   redis.call('HINCRBY', ask.calls, ended, 1)
-  if ask.bulkhead then redis.call('ZREM', ask.bulkhead, id) end
+  if ask.bulkhead then leave_bulkhead(ask.bulkhead, id) end
   if outcome and ask.stream then
     -- Its admission is not asked for: a reply must pass a full mailbox, as a compensation does.
     put(ask.stream, ask.before .. within_text(outcome) .. ask.after)
@@ -73,14 +74,21 @@ asks.finish = function(key, ended, outcome, winner)
     emit_event('fell_back', ask.fallback_agent, ask.fallback_id, id, ended)
   end
   for _, copy in ipairs(copies) do
-    if copy[1] ~= winner then cancel_copy(root, ask, copy[1], copy[2], ended == 'timeout' and 'time-out of its ask' or 'end of its ask') end
+    if copy[1] ~= winner then cancel_copy(root, ask, copy[1], copy[2], ended == 'timeout' and 'timeout of its ask' or 'end of its ask') end
   end
   return true
 end
 
--- An ask's time has come.
-asks.time_out = function(key)
+-- An ask's time has come. `winner` is the copy that has ended by it, if one has.
+asks.time_out = function(key, winner)
   local timeout_ms = redis.call('HGET', key, 'timeout_ms')
   if not timeout_ms then return false end
-  return asks.finish(key, 'timeout', cjson.encode({outcome = 'timeout', timeout_s = tonumber(timeout_ms) / 1000}))
+  return asks.finish(key, 'timeout', cjson.encode({outcome = 'timeout', timeout_s = tonumber(timeout_ms) / 1000}), winner)
+end
+
+-- The outcome of a copy is recorded. If its deadline has ended it, the ask has timed out: whether its worker, a sweep or the asker
+-- notices first, the reply is the same.
+asks.copy_ended = function(key, ended, outcome, copy)
+  if ended == 'dead' and (read_json(outcome) or {}).reason == 'deadline passed' then return asks.time_out(key, copy) end
+  return asks.finish(key, ended, outcome, copy)
 end

@@ -1,7 +1,7 @@
 --- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "ballots"
--- The rule of ballots: core/ballot.py over Redis, with the same names. A ballot is the hash `ballot:ID`:
+-- The rule of ballots: core/coordination/ballot.py over Redis, with the same names. A ballot is the hash `ballot:ID`:
 --   fingerprint          of what was proposed to whom by which rule
 --   message, proposal, rule, proposed_ms, ends_ms   what Python reads
 --   numerator, denominator, strict, least, silent_as   the threshold; what silence counts
@@ -153,6 +153,10 @@ ballots.copy_ended = function(hook, ended, outcome)
     ballots.count(ballots.open(key), voter, result.approves and 'approve' or 'reject', type(result.why) == 'string' and result.why or '')
   elseif ended == 'handled' then
     ballots.count(ballots.open(key), voter, 'silent', 'no vote')
+  elseif ended == 'dead' and recorded.reason == 'deadline passed' then
+    ballots.count(ballots.open(key), voter, 'silent', OPEN_AT.timeout)
+  elseif ended == 'dead' and tostring(recorded.error):find('InvalidResult:', 1, true) == 1 then
+    ballots.count(ballots.open(key), voter, 'silent', 'dead: returned no Vote')
   else
     ballots.count(ballots.open(key), voter, 'silent', ended == 'dead' and 'dead: ' .. tostring(recorded.reason) or ended)
   end

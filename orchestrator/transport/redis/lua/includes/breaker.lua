@@ -2,10 +2,10 @@
 --- @include "mailbox_entry"
 --- @include "deferred"
 --- @include "script_events"
--- The circuit breaker before a mailbox: core/breaker.py, in Redis. Its policy and state are fields of the mailbox'
+-- The circuit breaker before a mailbox: core/admission/breaker.py, in Redis. Its policy and state are fields of the mailbox'
 -- flow hash; a mailbox without the field `open_ms` has none.
 
--- As SLICES in core/breaker.py.
+-- As SLICES in core/admission/breaker.py.
 local SLICES = 10
 
 local function breaker_of(flow)

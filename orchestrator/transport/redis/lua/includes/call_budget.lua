@@ -1,4 +1,4 @@
--- The budget of retries and hedges of a mailbox, a field of its counters of calls. The rule is core/call_budget.py.
+-- The budget of retries and hedges of a mailbox, a field of its counters of calls. The rule is core/calls/call_budget.py.
 local BUDGET_START, BUDGET_MOST, BUDGET_DEPOSIT, BUDGET_PRICE = 1000, 10000, 10, 100
 
 local function call_budget(calls)

@@ -96,6 +96,23 @@ local function sets_of(root, values)
   return sets
 end
 
+-- What finds a letter by its kind, and counts how many arrive in an hour.
+local function index_letter(root, ms, kind, names, values)
+  if redis.call('ZADD', root .. 'letters:kinds', ms, kind) == 1 then
+    redis.call('HSET', root .. 'letters:kind-names', kind, names)
+    for _, set in ipairs(sets_of(root, values)) do redis.call('SADD', set, kind) end
+  end
+  local group = values[GROUP_AT]
+  if group ~= '' then
+    local arrivals, hour = root .. 'letters:arrivals:' .. index_name(group), math.floor(ms / HOUR_MS)
+    if redis.call('HINCRBY', arrivals, hour, 1) == 1 and redis.call('HLEN', arrivals) > HOURS_KEPT then
+      for _, old in ipairs(redis.call('HKEYS', arrivals)) do
+        if tonumber(old) <= hour - HOURS_KEPT then redis.call('HDEL', arrivals, old) end
+      end
+    end
+  end
+end
+
 -- Adds a row to the log and to the index; returns its id.
 local function add_letter(root, row)
   local kind, names, values = kind_of(row)
@@ -115,19 +132,8 @@ local function add_letter(root, row)
   with(again, 'r', row.r)
   with(again, 'o', row.o)
   redis.call('XADD', root .. 'letters:kind:' .. kind, id, unpack(again))
-  if redis.call('ZADD', root .. 'letters:kinds', ms, kind) == 1 then
-    redis.call('HSET', root .. 'letters:kind-names', kind, names)
-    for _, set in ipairs(sets_of(root, values)) do redis.call('SADD', set, kind) end
-  end
-  local group = values[GROUP_AT]
-  if group ~= '' then
-    local arrivals, hour = root .. 'letters:arrivals:' .. index_name(group), math.floor(ms / HOUR_MS)
-    if redis.call('HINCRBY', arrivals, hour, 1) == 1 and redis.call('HLEN', arrivals) > HOURS_KEPT then
-      for _, old in ipairs(redis.call('HKEYS', arrivals)) do
-        if tonumber(old) <= hour - HOURS_KEPT then redis.call('HDEL', arrivals, old) end
-      end
-    end
-  end
+  -- The message is taken out of its mailbox already: an index that is a key of another type must not stop its script.
+  pcall(index_letter, root, ms, kind, names, values)
   return id
 end
 
@@ -169,7 +175,7 @@ local function add_dead_letter(root, queue, m, d, r, why, reason, error, group, 
   local lineage = decoded(row.r)
   if lineage and id_or(lineage.audit, nil) then
     local progress = root .. 'letters:audit:' .. lineage.audit
-    if redis.call('EXISTS', progress) == 1 then redis.call('HINCRBY', progress, 'dead', 1) end
+    if redis.call('EXISTS', progress) == 1 then redis.pcall('HINCRBY', progress, 'dead', 1) end
   end
   return add_letter(root, row)
 end

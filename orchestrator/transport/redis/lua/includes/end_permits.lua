@@ -23,7 +23,7 @@ local function let_next_go(lanes, key)
     return false
   end
   for _ = 1, MOST_GONE do
-    local id = redis.call('LPOP', lane)
+    local id = redis.call('LINDEX', lane, 0)
     if not id then return false end
     -- One that was cancelled or dropped is not there any more.
     local entry = redis.call('XRANGE', lanes.stream, id, id)[1]
@@ -33,27 +33,31 @@ local function let_next_go(lanes, key)
       for i = 1, #entry[2], 2 do
         if entry[2][i] == 'l' then level = entry[2][i + 1] end
       end
-      redis.call('XDEL', lanes.stream, id)
       bytes_gone = bytes_gone + size_of(entry)
       if not is_cancelled_in_lane(lanes, m, d) then
         if level:sub(1, 9) ~= 'returned-' then level, n = 'returned-' .. level, '1' end
         local stream = lanes.root .. 'q:' .. level .. ':' .. lanes.queue
-        add_permit(lanes, stream, put(stream, m, d, u, r, s, n), key)
+        -- Raises if that is a key of another type, as long as the message is in its lane.
+        local at = put(stream, m, d, u, r, s, n)
+        redis.call('LPOP', lane)
+        redis.call('XDEL', lanes.stream, id)
+        add_permit(lanes, stream, at, key)
         return true
       end
+      redis.call('XDEL', lanes.stream, id)
     end
+    redis.call('LPOP', lane)
   end
   return false
 end
 
--- Lets messages of a key go as long as there are permits, and rings for a worker that sleeps.
+-- Lets messages of a key go as long as there are permits.
 local function use_permits(lanes, key)
   local gone = 0
   while gone < MOST_NEXT and all_gone < MOST_NEXT_OF_ALL and bytes_gone < MOST_BYTES do
     if tonumber(redis.call('HGET', lanes.used, key) or 0) >= lanes.limit or not let_next_go(lanes, key) then break end
     gone, all_gone = gone + 1, all_gone + 1
   end
-  if gone > 0 then redis.call('XADD', lanes.root .. 'q:bell:' .. lanes.queue, 'MAXLEN', 4, '*', 'b', '1') end
   return gone
 end
 

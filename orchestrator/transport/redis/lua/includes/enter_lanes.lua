@@ -2,6 +2,8 @@
 -- Messages that are claimed enter their lanes, unless they may run.
 -- In how many characters of a body a key is looked for, one after the other: what is behind the last has no key.
 local PREFIXES, LONGEST_KEY = {1024, 8192}, 200
+-- Messages of a lane that are not there any more and are dropped from it at once.
+local MOST_DROPPED = 200
 -- Characters that were looked through.
 local looked_through = 0
 
@@ -98,6 +100,17 @@ local function key_of(m, field)
   return key or ''
 end
 
+-- Whether nobody waits in a lane; those that were cancelled meanwhile do not.
+local function is_empty(lanes, lane)
+  for _ = 1, MOST_DROPPED do
+    local id = redis.call('LINDEX', lane, 0)
+    if not id then return true end
+    if redis.call('XRANGE', lanes.stream, id, id)[1] then return false end
+    redis.call('LPOP', lane)
+  end
+  return false
+end
+
 -- Of entries that were claimed, those that may run; the others enter their lanes. Returns also how many bytes those have.
 local function through_lanes(lanes, stream, group, entries)
   local passed, bytes = {}, 0
@@ -108,8 +121,8 @@ local function through_lanes(lanes, stream, group, entries)
       local m, d, u, r, s, n = fields(entry)
       local key = key_of(m or '', lanes.field)
       local lane = lane_of(lanes, key)
-      -- Whoever waits goes first, and is let go by whoever ends.
-      if tonumber(redis.call('HGET', lanes.used, key) or 0) < lanes.limit and redis.call('EXISTS', lane) == 0 then
+      -- Messages that wait go first, each let go when another ends.
+      if tonumber(redis.call('HGET', lanes.used, key) or 0) < lanes.limit and is_empty(lanes, lane) then
         add_permit(lanes, stream, entry[1], key)
         passed[#passed + 1] = entry
       else

@@ -1,5 +1,5 @@
 --- @include "mailbox_entry"
--- Permits and lanes: how many messages of an agent run at a time (the rule is core/concurrency.py). A mailbox has them if its flow hash
+-- Permits and lanes: how many messages of an agent run at a time (the rule is core/admission/concurrency.py). A mailbox has them if its flow hash
 -- has the field `concurrency`, the limit; `concurrency_key` is the field of its messages by which they are told apart.
 --   permits:QUEUE          hash: "LEVEL ENTRY" of a message that has a permit, whether it is claimed or about to be -> key
 --   permits-used:QUEUE     hash: key -> how many there are

@@ -1,4 +1,5 @@
 --- @include "clock"
+--- @include "doorbell"
 -- Entries of mailboxes, and what scripts of several kinds need.
 -- Fields of an entry: m, the message byte for byte as published; d, its deaths as a JSON array, once a holder has died while
 -- running it; u, the number of unattributed deaths of its holders; r, its lineage as a JSON object if it was a dead letter (see
@@ -95,6 +96,7 @@ local function take(stream, group, id)
   return entry
 end
 
+-- Puts a message into a mailbox; returns the id of its entry.
 local function put(stream, m, d, u, r, s, n)
   local entry = {'m', m}
   if d then entry[3], entry[4] = 'd', d end
@@ -102,7 +104,9 @@ local function put(stream, m, d, u, r, s, n)
   if r then entry[#entry + 1], entry[#entry + 2] = 'r', r end
   if s then entry[#entry + 1], entry[#entry + 2] = 's', s end
   if n then entry[#entry + 1], entry[#entry + 2] = 'n', n end
-  return redis.call('XADD', stream, '*', unpack(entry))
+  local id = redis.call('XADD', stream, '*', unpack(entry))
+  ring_doorbell(stream)
+  return id
 end
 
 -- JSON of any origin: nil if cjson refuses it, as it does half a surrogate pair, which Python writes for a file name that is not
@@ -154,7 +158,7 @@ local function record(key, outcome, ttl_ms, ended)
 end
 
 -- The outcome as JSON, with the history of a delivery that does not end in a worker: its failed attempts, and the deaths in its
--- entry (see core/history.py), as JSON or as a list.
+-- entry (see core/deliveries/history.py), as JSON or as a list.
 local function with_history(outcome, orc, deaths)
   if type(deaths) == 'string' then deaths = read_json(deaths) end
   if type(orc) == 'table' and type(orc.failures) == 'table' and #orc.failures > 0 then

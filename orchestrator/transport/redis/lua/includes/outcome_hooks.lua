@@ -1,6 +1,7 @@
 --- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "broadcasts"
+--- @include "letters_out"
 --- @include "runs"
 --- @include "schedules"
 --- @include "asks"
@@ -51,8 +52,7 @@ run_outcome_hooks = function(key, ended, ttl_ms, outcome)
     end
     local run = runs.open(run_key)
     if run then
-      local map = replayed and step:match('^(%d+)%.')
-      if map then redis.call('HINCRBY', run.key, 'replayed:' .. map, -1) end
+      if replayed then letters_out.count(run.key, letters_out.above(run.key, step), -1) end
       if not expand or ended ~= 'handled' or not runs.expand(run, step, outcome) then
         runs.step_ended(run, step, ended, outcome)
       end
@@ -65,7 +65,7 @@ run_outcome_hooks = function(key, ended, ttl_ms, outcome)
   end
   if ask then
     redis.call('HDEL', hooks, 'ask')
-    asks.finish(ask, ended, outcome, key:match('orc:outcome:(.*)$'))
+    asks.copy_ended(ask, ended, outcome, key:match('orc:outcome:(.*)$'))
   end
   if ballot then
     redis.call('HDEL', hooks, 'ballot')

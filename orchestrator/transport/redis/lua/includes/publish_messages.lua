@@ -13,12 +13,13 @@ if publishes then
   if not last then redis.call('PEXPIRE', publishes, 900000) end
 end
 if limit < 0 then
-  -- Whoever waited for this reply has gone, and its queue with it.
+  -- The process that waited for this reply has ended, and its queue with it.
   if redis.call('EXISTS', stream) == 0 then return '' end
   limit = 0
 end
 local flow = ledger:gsub('orc:ledger:', 'orc:flow:', 1)
-local bounded = redis.call('EXISTS', flow) == 1
+--- @include "needs_admission"
+local bounded = needs_admission(flow)
 if not bounded and limit == 0 then
   local last
   for i = FIRST_MESSAGE, #ARGV do last = redis.call('XADD', stream, '*', 'm', ARGV[i]) end
@@ -65,13 +66,7 @@ if limit > 0 then
     end)
   end
 end
-local is_limited = admission and admission.is_limited
-if bounded and not admission then is_limited = redis.call('HEXISTS', flow, 'concurrency') == 1 end
-if is_limited then
-  -- Nobody sleeps at the streams of such a mailbox (see claim.lua).
-  local root, queue = flow:match('^(.-orc:)flow:(.*)$')
-  redis.call('XADD', root .. 'q:bell:' .. queue, 'MAXLEN', 4, '*', 'b', '1')
-end
+if taken > deferring then ring_doorbell(stream) end
 if not admission then return last end
 for i = admission.take + 1, admission.take + admission.drop do overflowed(admission, ARGV[FIRST_MESSAGE - 1 + i]) end
 after_admission(admission)

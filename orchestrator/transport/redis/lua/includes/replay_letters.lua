@@ -1,5 +1,6 @@
 --- @include "mailbox_entry"
 --- @include "admission"
+--- @include "letters_out"
 -- Replays letters: each leaves the log and enters its mailbox in one step, so that none is replayed twice.
 
 -- What goes to one mailbox: lists by place, because a table for each letter would cost more than to fill it.
@@ -106,35 +107,36 @@ local function is_to_be_sent(run, step)
   return place and tonumber(item) >= tonumber(place)
 end
 
--- Why a step's letter is not replayed: the compensation of its run has begun, of which it is no part; or the step has begun again or is about to, or another of
--- its letters was replayed, so that two messages would be out, and the one that ends first would be the step's outcome.
+-- Why a step's letter is not replayed: the compensation of its run has begun, of which it is no part; or the step has begun again or is about to, or a letter
+-- of it, or of a step above or below it, is out, so that two messages would be, and the one that ends first would be the step's outcome.
 local COMPENSATED = {compensating = true, compensated = true, ['compensation failed'] = true}
-local function why_not_replayed(run, step, replayed)
-  local state = redis.call('HGET', run, 'state')
-  if not state then return nil end
+local function why_not_replayed(state, run, step, is_out)
   if COMPENSATED[state] and step:sub(1, 1) ~= 'u' then return 'run ended' end
   local failed = (redis.call('HGET', run .. ':states', step) or ''):find('^[dec]')
-  return (not failed or replayed or is_to_be_sent(run, step)) and 'step goes on' or nil
+  return (not failed or is_out or is_to_be_sent(run, step)) and 'step goes on' or nil
 end
 
--- Takes steps of runs that are not replayed out of a batch; returns their ids by the reason, and the hooks of the other steps by delivery.
+-- Takes steps of runs that are not replayed out of a batch; returns their ids by the reason, and the other steps by delivery. That a delivery is a
+-- step, its id says: of one that has begun again since, nothing else may.
 local function take_out_refused(root, batch)
-  local hooks, places = {}, {}
+  local refused, out, steps, is_below = {}, {}, {}, {}
   for at = 1, batch.size do
-    if batch.deliveries[at] ~= '' then
-      hooks[#hooks + 1] = hooks_of(root .. 'outcome:' .. batch.deliveries[at])
-      places[#places + 1] = at
+    local delivery = batch.deliveries[at]
+    local uid, step = delivery:match('^([^.]+)%.(u?%d+%.?%d*)$')
+    local run = uid and root .. 'run:' .. uid
+    local state = run and redis.call('HGET', run, 'state')
+    if state then
+      local above = letters_out.above(run, step)
+      local is_out = steps[delivery] or is_below[delivery] or letters_out.has(root, run, step, above)
+      for _, one in ipairs(above) do is_out = is_out or steps[uid .. '.' .. one] end
+      refused[at] = why_not_replayed(state, run, step, is_out)
+      if not refused[at] then
+        steps[delivery] = {run = run, step = step, above = above}
+        for _, one in ipairs(above) do is_below[uid .. '.' .. one] = true end
+      end
     end
   end
-  if #hooks == 0 or redis.call('EXISTS', unpack(hooks)) == 0 then return {}, {} end
-  local refused, out, steps = {}, {}, {}
-  for n, key in ipairs(hooks) do
-    local f = redis.call('HMGET', key, 'run', 'step', 'replayed')
-    local at = places[n]
-    local delivery = batch.deliveries[at]
-    local why = f[1] and why_not_replayed(f[1], f[2], f[3] or steps[delivery])
-    if why then refused[at] = why elseif f[1] then steps[delivery] = key end
-  end
+  if not next(refused) then return {}, steps end
   local kept = 0
   for at = 1, batch.size do
     local why = refused[at]
@@ -153,15 +155,13 @@ local function take_out_refused(root, batch)
 end
 
 -- Notes of steps of runs that a letter of theirs is out again, until it has its outcome.
-local function mark_steps(batch, take, steps)
+local function mark_steps(root, batch, take, steps)
   for at = 1, take do
-    local hooks = steps[batch.deliveries[at]]
-    if hooks then
-      redis.call('HSET', hooks, 'replayed', '1')
-      -- A map is not retried meanwhile (see run_retries.lua).
-      local run, step = unpack(redis.call('HMGET', hooks, 'run', 'step'))
-      local map = step:match('^(%d+)%.')
-      if map and redis.call('EXISTS', run) == 1 then redis.call('HINCRBY', run, 'replayed:' .. map, 1) end
+    local delivery = batch.deliveries[at]
+    local one = steps[delivery]
+    if one then
+      redis.call('HSET', root .. 'hooks:' .. delivery, 'run', one.run, 'step', one.step, 'replayed', '1')
+      letters_out.count(one.run, one.above, 1)
     end
   end
 end
@@ -198,7 +198,7 @@ local function replay_batches(how, batches, out)
       else
         lineage = '{"of":"' .. id .. '","first":"' .. id .. first_time
       end
-      entries[at] = redis.call('XADD', stream, '*', 'm', replaced and how.replacement or batch.messages[at], 'r', lineage)
+      entries[at] = put(stream, replaced and how.replacement or batch.messages[at], nil, nil, lineage)
       ids[at], gone[count + at] = id, id
       if batch.origins[at] then origins[#origins + 1] = batch.origins[at] end
       local same_kind = of_kind[kind]
@@ -206,7 +206,7 @@ local function replay_batches(how, batches, out)
     end
     forget_outcomes(root, batch, take)
     forget_cancels(root, batch, take)
-    mark_steps(batch, take, steps)
+    mark_steps(root, batch, take, steps)
     if take > 0 then
       out[#out + 1], out[#out + 2] = queue, table.concat(ids, ' ')
       if watched then

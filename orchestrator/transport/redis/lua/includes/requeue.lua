@@ -26,11 +26,28 @@ local function counted(root, deaths)
   return count
 end
 
+-- How often its handler raised SystemExit (sys.exit), by which no process need have ended.
+local function exits(deaths)
+  local count = 0
+  for _, one in ipairs(deaths or {}) do
+    if type(one) == 'table' and one.reason == 'exited' then count = count + 1 end
+  end
+  return count
+end
+
+local function why_poison(deaths, count)
+  local left = exits(deaths)
+  if left >= count then return 'it raised SystemExit (sys.exit) ' .. count .. ' times' end
+  local some = left > 0 and ', ' .. left .. ' of these by SystemExit (sys.exit)' or ''
+  return 'its worker died ' .. count .. ' times while running it' .. some
+end
+
 -- Ends a message that must not run again: a worker that had it has died, and may have begun it.
 local function end_for_death(root, queue, m, d, r, s, deaths, by, ttl_ms)
   local headers = message_of(m).headers
   local ledger, orc, attempts = root .. 'ledger:' .. queue, headers.orc, math.max(1, #(deaths or {}))
-  local why, letter_id = 'its worker died while it had it, and on_death is fail', nil
+  local how = exits(deaths) > 0 and 'it raised SystemExit (sys.exit)' or 'its worker died while it had it'
+  local why, letter_id = how .. ', and on_death is fail', nil
   if orc.on_error ~= 'ignore' then
     local letter = why_dead(queue, 'worker died', 'WorkerLost', why, attempts, now_ms(), by)
     letter_id = add_dead_letter(root, queue, m, d, r, letter, 'worker died', 'WorkerLost', '', s)
@@ -51,8 +68,9 @@ end
 
 -- Takes an entry from its holder and puts it before all other messages of its priority; with a death in its history if there is
 -- one, and into the dead-letter stream when those are too many. `unattributed` is 1 if its holder died and it was not marked: no
--- message is suspect then, see isolation.py. `interrupted` says that it was being executed, `undelivered` that it was only
--- claimed ahead; `begun` that it was being executed by one that ended as planned. Returns 'returned', 'cancelled' or the reason of its dead letter, and its bytes; nil if it was not pending.
+-- message is suspect then, see isolation.py. `interrupted` says that it was being executed, `undelivered` that no consumer was given
+-- it; `begun` that it was being executed by one that ended as planned, or gave it up. Returns 'returned', 'cancelled' or the reason of its dead
+-- letter, and its bytes; nil if it was not pending.
 local function requeue(root, queue, stream, group, id, death, unattributed, max_deaths, ttl_ms, interrupted,
     undelivered, begun)
   -- Its deaths are decoded and encoded before it is taken out: an error after that would lose it.
@@ -65,27 +83,34 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
     count = counted(root, deaths)
     d = cjson.encode(deaths)
   end
-  if redis.call('XACK', stream, group, id) == 0 or redis.call('XDEL', stream, id) == 0 then return nil end
-  local ledger = root .. 'ledger:' .. queue
-  local lanes = redis.call('EXISTS', root .. 'permits:' .. queue) == 1 and lanes_of(root, queue)
-  local permit = lanes and permit_of(lanes, stream, id)
-  if death then breaker_failed(flow_of(ledger), m) end
-  if (death or unattributed > 0 or interrupted or begun) and fails_on_death(m) then
-    end_for_death(root, queue, m, d, r, s, deaths, death and death.by or nil, ttl_ms)
-    if lanes then end_permit(lanes, permit) end
-    return 'worker died', #m
+  local is_final = (death or unattributed > 0 or interrupted or begun) and fails_on_death(m)
+  local reason, why
+  if death and count >= max_deaths then
+    reason, why = 'poison', why_poison(deaths, count)
+  elseif death and #deaths - count >= MOST_UNPROVED then
+    reason, why = 'workers lost', 'its worker was taken for dead ' .. #deaths - count .. ' times while running it'
   end
-  if death then
-    local reason, why
-    if count >= max_deaths then
-      reason, why = 'poison', 'its worker died ' .. count .. ' times while running it'
-    elseif #deaths - count >= MOST_UNPROVED then
-      reason, why = 'workers lost', 'its worker was taken for dead ' .. #deaths - count .. ' times while running it'
+  -- Raises if it is a key of another type, as long as nothing is done.
+  if is_final or reason then redis.call('XLEN', root .. 'dead-letters') end
+  if redis.call('XACK', stream, group, id) == 0 or redis.call('XDEL', stream, id) == 0 then return nil end
+  -- A key of another type that is met from here on must not lose the message: it goes back to where it was.
+  local placed
+  local ok, result, size = pcall(function()
+    local ledger = root .. 'ledger:' .. queue
+    local lanes = redis.call('EXISTS', root .. 'permits:' .. queue) == 1 and lanes_of(root, queue)
+    local permit = lanes and permit_of(lanes, stream, id)
+    if death then pcall(breaker_failed, flow_of(ledger), m) end
+    if is_final then
+      placed = 'worker died'
+      end_for_death(root, queue, m, d, r, s, deaths, death and death.by or nil, ttl_ms)
+      if lanes then end_permit(lanes, permit) end
+      return 'worker died', #m
     end
     if reason then
       local letter = why_dead(queue, reason, 'WorkerLost', why, #deaths, death.at, death.by)
       local dead = add_dead_letter(root, queue, m, d, r, letter, reason, 'WorkerLost', '', s)
-      redis.call('HINCRBY', ledger, 'dead', 1)
+      placed = reason
+      redis.pcall('HINCRBY', ledger, 'dead', 1)
       record_if_tracked(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
         error = why}, ttl_ms, deaths)
       end_for_celery(ledger, m, 'FAILURE', reason == 'poison' and 'PoisonMessage' or 'WorkerLostError', why, true)
@@ -97,30 +122,37 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
       if lanes then end_permit(lanes, permit) end
       return reason, #(m or '')
     end
-  end
-  -- Few are cancelled, and only for them is every message read.
-  if redis.call('EXISTS', root .. 'cancelling') == 1 then
-    local message = message_of(m)
-    local headers = message and message.headers
-    if type(headers) == 'table' and type(headers.id) == 'string'
-        and cancelled_meanwhile(root .. 'outcome:' .. headers.id, ledger, m, d, ttl_ms) then
-      if lanes then end_permit(lanes, permit) end
-      return 'cancelled', #m
+    -- Few are cancelled, and only for them is every message read.
+    if redis.call('EXISTS', root .. 'cancelling') == 1 then
+      local message = message_of(m)
+      local headers = message and message.headers
+      if type(headers) == 'table' and type(headers.id) == 'string'
+          and cancelled_meanwhile(root .. 'outcome:' .. headers.id, ledger, m, d, ttl_ms) then
+        if lanes then end_permit(lanes, permit) end
+        return 'cancelled', #m
+      end
     end
+    if death or interrupted then redis.pcall('HINCRBY', ledger, 'restarted', 1) end
+    -- Its stream is root .. 'q:LEVEL:' .. queue; what comes back a second time is in a level for it already.
+    local level = stream:sub(#root + 3, -#queue - 2)
+    if not undelivered then
+      n = nil
+    elseif level:sub(1, 9) ~= 'returned-' then
+      n = '1'
+    end
+    if level:sub(1, 9) ~= 'returned-' then level = 'returned-' .. level end
+    if unattributed > 0 then u = (tonumber(u) or 0) + unattributed end
+    local to = root .. 'q:' .. level .. ':' .. queue
+    local now_at = put(to, m or '', d, u, r, s, n)
+    placed = 'returned'
+    if lanes then move_permit(lanes, permit, permit_of(lanes, to, now_at)) end
+    if not undelivered then redis.pcall('HINCRBY', ledger, 'redelivered', 1) end
+    return 'returned', #(m or '')
+  end)
+  if ok then return result, size end
+  if not placed then
+    redis.call('XADD', stream, '*', unpack(entry[2]))
+    ring_doorbell(stream)
   end
-  if death or interrupted then redis.call('HINCRBY', ledger, 'restarted', 1) end
-  -- Its stream is root .. 'q:LEVEL:' .. queue; what comes back a second time is in a level for it already.
-  local level = stream:sub(#root + 3, -#queue - 2)
-  if not undelivered then
-    n = nil
-  elseif level:sub(1, 9) ~= 'returned-' then
-    n = '1'
-  end
-  if level:sub(1, 9) ~= 'returned-' then level = 'returned-' .. level end
-  if unattributed > 0 then u = (tonumber(u) or 0) + unattributed end
-  local to = root .. 'q:' .. level .. ':' .. queue
-  local now_at = put(to, m or '', d, u, r, s, n)
-  if lanes then move_permit(lanes, permit, permit_of(lanes, to, now_at)) end
-  if not undelivered then redis.call('HINCRBY', ledger, 'redelivered', 1) end
-  return 'returned', #(m or '')
+  return placed or 'returned', #(m or '')
 end

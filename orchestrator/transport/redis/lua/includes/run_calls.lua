@@ -1,6 +1,6 @@
 --- @include "mailbox_entry"
 --- @include "runs"
--- Calls of workflow functions; part of runs.lua. core/run_calls.py is the same rule in Python. An execution of a function that makes
+-- Calls of workflow functions; part of runs.lua. core/workflows/run_calls.py is the same rule in Python. An execution of a function that makes
 -- calls without recorded outcomes ends with {suspended = {first, count, after, entries}}: a worker has written the calls to the plan
 -- before, and the function's message is sent again once all of them have ended.
 --   x17 in :plan      its dependents are the calls, from 17 on

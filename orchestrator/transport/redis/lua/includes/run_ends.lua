@@ -76,7 +76,7 @@ runs.end_or_undo = function(r)
     end
     runs.finish(r, 'completed')
   elseif r.state == 'stopping' or r.state == 'cancelled' then
-    -- What a deploy repairs is not undone: a retry goes on.
+    -- A failure that a deploy can repair is not compensated: a retry goes on.
     local wanted = r.on_failure == 'compensate' and runs.count_of(r, 'deploy_failures') == 0
     if r.state == 'cancelled' then wanted = redis.call('HGET', r.key, 'compensate') == '1' end
     if wanted and redis.call('EXISTS', undo) == 1 then

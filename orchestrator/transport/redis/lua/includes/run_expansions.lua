@@ -113,7 +113,7 @@ local function has_character(text, place)
 end
 
 -- What a reference leads to, whether references in it are still to be replaced, and whether there is no such part, as
--- core/result_path.py has it.
+-- core/workflows/result_path.py has it.
 runs.follow = function(r, reference)
   local path, at, step, missing = reference.path, 1, reference.step, false
   while not step do

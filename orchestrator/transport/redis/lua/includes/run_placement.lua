@@ -1,14 +1,14 @@
 --- @include "mailbox_entry"
 --- @include "runs"
 -- Placement: a step that says what it needs, instead of an agent, is sent to the least loaded of the living agents that offer all
--- of it; part of runs.lua. core/placement.py and core/run.py are the same rule in Python.
+-- of it; part of runs.lua. core/workflows/placement.py and core/workflows/run.py are the same rule in Python.
 -- The plan of such a step has no mailbox, and in the place of its template the number of its placement, which is in :templates as
 -- JSON: {needs, levels, within_ms, candidates = {{agent, template, queue, level}, …}, send}. Its state is 'sENTRY,N' once it
 -- was sent to the Nth candidate; 'n' while none lives. Besides the keys in runs.lua:
 --   :unplaced                  sorted set: step in state n -> its turn, the number of the tries of this run before it was last tried
 --   ROOT runs:unplaced         sorted set: uid of a run with unplaced steps -> when they are tried next, in ms
 --   ROOT runs:placed           set of the agents with which steps were placed
---   ROOT runs:placed:AGENT     sorted set: uid of a run with such steps -> when they are looked at next if the agent is lost, in ms
+--   ROOT runs:placed:AGENT     sorted set: uid of a run with such steps -> when they are looked at next if the agent is down, in ms
 --- @include "living_slots"
 -- Of an agent: its slots, and its messages, as far as this script knows. What it places counts at once.
 local slots_of, loads = {}, {}
@@ -78,7 +78,7 @@ runs.place = function(r, step, plan)
   end
 end
 
--- A step is placed with a candidate: from now on it is looked at if that is lost.
+-- A step is placed with a candidate: from now on it is looked at if that is down.
 runs.placed = function(r, one)
   local agent, queue = one[1], one[3]
   loads[queue] = loads[queue] + 1
@@ -173,7 +173,7 @@ local function returned_entry(r, queue, level, id)
   return known[id]
 end
 
--- A step whose agent is lost is placed again, unless a worker has begun it.
+-- A step whose agent is down is placed again, unless a worker has begun it.
 runs.move = function(r, step, entry)
   local id, place = entry:match('^([^,]+),(%d+)$')
   if not id then return end

@@ -80,24 +80,24 @@ runs.taken_back = function(r, step, cancel)
 end
 
 -- During a pause a message that waits for its next attempt is never due. `waits` says where it waits (see retry.lua).
-runs.hold = function(r, waits)
+runs.postpone = function(r, waits)
   local delayed, member = (waits or ''):match('^([^\n]*)\n[^\n]*\n(.*)$')
   local due = delayed and redis.call('ZSCORE', delayed, member)
   if not due or tonumber(due) == runs.NEVER_MS then return end
   redis.call('ZADD', delayed, ('%.0f'):format(runs.NEVER_MS), member)
-  redis.call('RPUSH', r.key .. ':held', due .. '\n' .. waits)
-  redis.call('HSET', r.key, 'held', '1')
-  r.held = '1'
+  redis.call('RPUSH', r.key .. ':postponed', due .. '\n' .. waits)
+  redis.call('HSET', r.key, 'postponed', '1')
+  r.postponed = '1'
 end
 
--- The pause is over: what it held is due when it was. Returns whether there is more than one script may do.
+-- The pause is over: what it postponed is due when it was. Returns whether there is more than one script may do.
 runs.let_go = function(r)
   for _ = 1, runs.BUDGET do
     local due, delayed, bell, member =
-      (redis.call('LPOP', r.key .. ':held') or ''):match('^([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
+      (redis.call('LPOP', r.key .. ':postponed') or ''):match('^([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
     if not due then
-      redis.call('HDEL', r.key, 'held')
-      r.held = nil
+      redis.call('HDEL', r.key, 'postponed')
+      r.postponed = nil
       return false
     end
     if redis.call('ZSCORE', delayed, member) then
@@ -141,7 +141,7 @@ runs.recall = function(r, _, from, kind)
       if runs.take_back(r, step, entry, cancel) then
         runs.taken_back(r, step, cancel)
       elseif not cancel then
-        runs.hold(r, redis.call('HGET', r.root .. 'hooks:' .. runs.delivery(r, step), 'waits'))
+        runs.postpone(r, redis.call('HGET', r.root .. 'hooks:' .. runs.delivery(r, step), 'waits'))
       end
     elseif letter == 'u' and kind ~= 'p' then
       redis.call('ZREM', r.root .. 'timers', runs.timer(r, step))

@@ -1,4 +1,5 @@
 --- @include "mailbox_entry"
+--- @include "letters_out"
 --- @include "runs"
 -- Steps that are handled after all, or begin again: after the replay of a dead letter, or a retry; part of runs.lua.
 
@@ -34,8 +35,11 @@ runs.revived = function(r, step, was)
   if step:sub(1, 1) == 'u' then
     runs.count(r, 'undo_failures', -1)
     if r.state == 'compensation failed' and runs.count_of(r, 'undo_failures') == 0 then
+      local now, started_ms = now_ms(), redis.call('HGET', r.key, 'started_ms')
       runs.set_run(r, 'compensated')
+      redis.call('HSET', r.key, 'ended_ms', now)
       redis.call('LSET', r.key .. ':ended', 0, 'compensated')
+      runs.emit(r, 'run_ended', 0, 'compensated', ('%d'):format(math.max(0, now - started_ms)))
     end
     return
   end
@@ -46,7 +50,7 @@ runs.revived = function(r, step, was)
   if map then return runs.item_ended(r, map, true, true) end
   local caller = runs.caller_of(runs.plan(r, step))
   if caller then return runs.call_revived(r, caller) end
-  -- What depends on a guarded step went on without it.
+  -- The steps that depend on a guarded step went on without it.
   if runs.plan(r, step).guarded then return end
   runs.count(r, 'failures', -1)
   if r.state ~= 'running' and not runs.STOPPED[r.state] then return end
@@ -57,15 +61,12 @@ runs.revived = function(r, step, was)
   end
 end
 
--- Has a step that was not handled begin again, of a map its items that were not. Returns what that came to.
+-- Begins a step again that was not handled; of a map, its items that were not. Returns the result.
 runs.retry = function(r, step)
   local was = runs.state(r, step):sub(1, 1)
   if not runs.FAILED[was] then return 'not failed' end
   -- Two messages would be out, and the one that ends first would be the step's outcome.
-  if redis.call('HEXISTS', hooks_of(r.root .. 'outcome:' .. runs.delivery(r, step)), 'replayed') == 1
-      or tonumber(redis.call('HGET', r.key, 'replayed:' .. step) or 0) > 0 then
-    return 'replayed'
-  end
+  if letters_out.has(r.root, r.key, step, letters_out.above(r.key, step)) then return 'replayed' end
   if r.state ~= 'running' and not runs.STOPPED[r.state] then return runs.NO_RETRY[r.state] or 'run compensated' end
   if runs.caller_of(runs.plan(r, step)) then return runs.retry_call(r, step, was) and 'done' or 'others began' end
   if runs.plan(r, step).guarded then return 'others began' end
@@ -90,6 +91,18 @@ runs.retry = function(r, step)
   return 'done'
 end
 
+-- Compensates a failed run because its user wants it so. Returns the result.
+runs.compensate = function(r)
+  if r.state ~= 'failed' then
+    if not r.over and r.state ~= 'compensating' then return 'not ended' end
+    return runs.NO_RETRY[r.state] or 'run compensated'
+  end
+  if redis.call('EXISTS', r.key .. ':undo') == 0 then return 'nothing to compensate' end
+  redis.call('HSETNX', r.key, 'because', 'failed')
+  runs.reopen(r, 'compensating')
+  return 'done'
+end
+
 -- A step has not ended after all.
 runs.forget_end = function(r, step, was)
   runs.leave_deployment(r, step)
@@ -98,7 +111,7 @@ runs.forget_end = function(r, step, was)
   redis.call('HDEL', r.key .. ':outcomes', step)
 end
 
--- Its message is sent again with the same id, so that nothing may be left of what it came to.
+-- Its message is sent again with the same id, so that nothing of its outcome may be left.
 runs.forget_outcome = function(r, step, was)
   runs.forget_end(r, step, was)
   runs.forget_delivery(r, step)

@@ -14,7 +14,7 @@ runs.CANCELLED = '{"outcome":"cancelled","by":"its run was cancelled"}'
 runs.LETTERS = {handled = 'h', dead = 'd', expired = 'e', cancelled = 'c'}
 runs.NAMES = {h = 'handled', d = 'dead', e = 'expired', c = 'cancelled', k = 'skipped'}
 -- The keys beside a run's. Few runs have the rare ones.
-runs.RARE_PARTS = {':maps', ':agenda', ':ready', ':undo', ':events', ':held', ':calls', ':unplaced'}
+runs.RARE_PARTS = {':maps', ':agenda', ':ready', ':undo', ':events', ':postponed', ':calls', ':unplaced'}
 runs.PARTS = {':plan', ':templates', ':states', ':outcomes', ':ended', unpack(runs.RARE_PARTS)}
 runs.FAILED = {d = true, e = true, c = true}
 -- Why a step is dead that failed by what is deployed, not by what it did: that compensates nothing. Its state is then 'd1'.
@@ -26,18 +26,18 @@ runs.NO_RETRY = {cancelled = 'run cancelled', completed = 'run completed'}
 runs.PLAN = '^(%a)\n' .. ('([^\n]*)\n'):rep(13) .. '([^\n]*)$'
 -- How long after a step's death the replay of its dead letter can revive the run.
 runs.DEAD_MS = 2592000000
--- When a message is due that is held by a pause: the year 9999.
+-- When a message is due that a pause postpones: the year 9999.
 runs.NEVER_MS = 253402300800000
 
 -- A run as one script works on it; nil if Redis does not have it, or its plan is still being written. `states` and `counted` are what was
 -- read, `counts` and `work` what runs.close is to write, `left` the rest of the script's budget.
 runs.open = function(key)
-  local state, paused, on_failure, nonce, root, group, ttl_ms, id, ended_ms, held, open, failures =
+  local state, paused, on_failure, nonce, root, group, ttl_ms, id, ended_ms, postponed, open, failures =
     unpack(redis.call('HMGET', key, 'state', 'paused', 'on_failure', 'nonce', 'root', 'group', 'outcome_ttl_ms', 'id_json', 'ended_ms',
-      'held', 'open', 'failures'))
+      'postponed', 'open', 'failures'))
   if not state or state == 'writing' then return nil end
   return {key = key, state = state, paused = paused == '1', on_failure = on_failure, nonce = nonce, root = root, group = group,
-    ttl_ms = ttl_ms, id = id, over = ended_ms, held = held, uid = key:sub(#root + 5), counts = {}, work = {}, plans = {}, texts = {},
+    ttl_ms = ttl_ms, id = id, over = ended_ms, postponed = postponed, uid = key:sub(#root + 5), counts = {}, work = {}, plans = {}, texts = {},
     states = {}, counted = {open = tonumber(open or 0), failures = tonumber(failures or 0)}, left = runs.BUDGET}
 end
 
@@ -276,7 +276,7 @@ runs.DO = {d = 'resolve_dependents', e = 'event_came', x = 'send_items', r = 'se
 -- Kinds of work whose position is a place; of the others it is a cursor.
 runs.BY_PLACE = {d = true, e = true, n = true}
 
--- Work is done in the order in which it was planned; the order of sends is that of core/run.py.
+-- Work is done in the order in which it was planned; the order of sends is that of core/workflows/run.py.
 -- Returns 1 if some of it is left, else 0.
 runs.work_off = function(r)
   local agenda = r.key .. ':agenda'
@@ -310,7 +310,7 @@ end
 
 -- Does what is planned, as far as one script may, and writes the run's counts. Returns 1 if work is left, else 0.
 runs.close = function(r)
-  -- What it is to begin with waits until it is its turn.
+  -- Its first steps wait until it is its turn.
   if r.state == 'queued' then return 0 end
   local left
   repeat
@@ -320,10 +320,10 @@ runs.close = function(r)
     end
     r.counts = {}
   until left == 1 or runs.count_of(r, 'open') > 0 or not runs.end_or_undo(r)
-  if r.held and not r.paused and runs.let_go(r) then left = 1 end
+  if r.postponed and not r.paused and runs.let_go(r) then left = 1 end
   if left == 1 then redis.call('SADD', r.root .. 'runs:busy', r.uid) end
   if r.over then
-    -- What an ended run still writes, after a replay, is to go with it.
+    -- Keys that an ended run still writes, after a replay, expire with it.
     local keep_ms, rare = redis.call('PTTL', r.key), {}
     for i, part in ipairs(runs.RARE_PARTS) do rare[i] = r.key .. part end
     local last = redis.call('EXISTS', unpack(rare)) == 0 and #runs.PARTS - #rare or #runs.PARTS

@@ -16,7 +16,7 @@ runs.begin_wait = function(r, step, plan)
   end
 end
 
--- What a step waited for has happened; `payload` is JSON.
+-- The event that a step waited for has happened; `payload` is JSON.
 runs.happened = function(r, step, payload)
   runs.count(r, 'open', -1)
   redis.call('ZREM', r.root .. 'timers', runs.timer(r, step))

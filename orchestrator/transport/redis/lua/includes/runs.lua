@@ -2,10 +2,10 @@
 --- @include "endings"
 --- @include "script_events"
 --- @include "extend"
--- Runs of workflows: a step's recorded outcome releases the steps that depend on it, in the same script. core/run.py is the
+-- Runs of workflows: a step's recorded outcome releases the steps that depend on it, in the same script. core/workflows/run.py is the
 -- same rule in Python.
 -- A run's key is ROOT .. 'run:' .. its uid. The keys beside it:
---   :plan       hash: step -> what it is, one value a line (see core/workflow_plan.py)
+--   :plan       hash: step -> what it is, one value a line (see core/workflows/plan.py)
 --   :templates  hash: number -> the text of a message with placeholders @NONCE:name@
 --   :states     hash: step -> its state; a step for which no dependency has ended has none
 --   :outcomes   hash: step -> its outcome as JSON, byte for byte
@@ -14,7 +14,7 @@
 --   :ready      list: steps that begin once the run goes on
 --   :undo       list: handled steps with a compensation, in the order in which they ended
 --   :events     hash: event -> its payload as JSON
---   :held       list: messages that wait for their next attempt, and are not to begin during a pause (see runs.hold)
+--   :postponed  list: messages that wait for their next attempt, and are not to begin during a pause (see runs.postpone)
 --   :calls      hash: step -> the calls that it has made, if it is a workflow function (see run_calls.lua)
 --   :unplaced   sorted set: steps for which no agent lives that offers what they need (see run_placement.lua)
 --   :ended      list of one: the state in which the run ended, so that BLMOVE can wait for it

@@ -12,7 +12,7 @@
 --   u           delivery of the fire that runs, where overlap or a pause on failure is asked for
 --   q           nominal time of the fire that waits for the end of that one
 --   f, c, m, k  fired, coalesced, missed, skipped
--- and those that only the rule in Python reads (see core/schedule_rule.py). How often it was due is the sum of the last four; the
+-- and those that only the rule in Python reads (see core/schedules/rule.py). How often it was due is the sum of the last four; the
 -- totals of all schedules are in orc:schedules:ledger.
 -- Most entries of the history where the caller does not know the setting.
 schedules.HISTORY = 50000

@@ -1,0 +1,1 @@
+"""``celery -A APP leases | elections | pools | ballots | barriers``."""

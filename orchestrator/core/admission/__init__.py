@@ -1,0 +1,1 @@
+"""What limits an agent's messages: bounds of mailboxes, breakers, bulkheads, concurrency."""

@@ -1,0 +1,1 @@
+"""Checks of values that users or other processes give."""

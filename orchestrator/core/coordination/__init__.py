@@ -1,0 +1,1 @@
+"""The rules of leases, elections, ballots, barriers and distribution."""

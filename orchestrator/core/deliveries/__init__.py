@@ -1,0 +1,1 @@
+"""What a delivery carries, and how it ended."""

@@ -1,0 +1,1 @@
+"""The rule of schedules: definitions, triggers, nominal times, and what is fired."""

@@ -1,0 +1,1 @@
+"""Masks secrets wherever values are shown."""

@@ -1,0 +1,1 @@
+"""Schedules that are declared in code: entries of ``beat_schedule``, methods of agents."""

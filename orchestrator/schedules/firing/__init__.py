@@ -1,0 +1,1 @@
+"""Fires the schedules that are due."""

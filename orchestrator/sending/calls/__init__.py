@@ -1,0 +1,1 @@
+"""Calls and asks: requests whose sender gets a reply."""

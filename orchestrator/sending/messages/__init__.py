@@ -1,0 +1,1 @@
+"""Builds outgoing messages, for agents and for plain Celery tasks."""

@@ -1,0 +1,1 @@
+"""``orchestrator tree``, and the socket that it asks."""

@@ -1,0 +1,1 @@
+"""The processes of a tree: started, probed, read and ended."""

@@ -1,0 +1,45 @@
+"""Ends a channel's reading, so that no message is given to a reader that has stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from orchestrator.core.log import get_logger
+
+if TYPE_CHECKING:
+    from orchestrator.transport.channel import Channel
+
+logger = get_logger(__name__)
+
+
+def stop_reading(channel: Channel, connection: Any, *, for_good: bool = False) -> None:
+    """Take back what is asked of Redis on ``connection``, if it is one, and requeue what was not started.
+
+    ``for_good`` also requeues what was delivered and not started. Messages come again in the order in which they are
+    requeued, so the oldest goes first.
+    """
+    if connection:
+        try:
+            connection.disconnect()
+        except (RedisError, OSError):
+            logger.debug("closing the reading connection failed", exc_info=True)
+    if for_good and channel._qos is not None:
+        channel._qos.restore_unacked_once()
+    channel.reader.forget()
+    settler = channel.settler
+    settler.requeue_unstarted([claim.tag for claim, _ in channel.delivery.take_all()])
+    holder = settler.holder
+    if connection and holder is not None:
+        try:
+            # Claims that were served before the connection closed, and whose reply was not read.
+            holder.requeue_unreceived(0, reader=channel)
+        except (RedisError, OSError):
+            logger.debug("claims whose reply was lost not searched for; a sweep requeues them", exc_info=True)
+    if holder is None and channel.no_ack_queues:
+        streams = [(stream, queue) for queue in channel.no_ack_queues for stream in channel._streams(queue)]
+        try:
+            settler.requeue_unread(channel.incarnation, streams)
+        except (RedisError, OSError):
+            logger.debug("unread messages not requeued; a sweep requeues them", exc_info=True)

@@ -1,0 +1,1 @@
+"""Celery's boot steps of a worker, and what they start."""

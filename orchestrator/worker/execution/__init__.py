@@ -1,0 +1,1 @@
+"""One attempt of a message, where the pool runs it."""

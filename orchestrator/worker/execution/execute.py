@@ -1,0 +1,324 @@
+"""One attempt, where the pool runs it: call the handler, and after an error decide whether another attempt follows."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from celery.exceptions import Ignore, Reject
+from celery.exceptions import Retry as CeleryRetry
+from pydantic_core import to_jsonable_python
+
+from orchestrator.agents.expand import Expand
+from orchestrator.core.calls.conversation import CURRENT as CONVERSATION
+from orchestrator.core.calls.conversation import Conversation
+from orchestrator.core.calls.conversation import within as within_conversation
+from orchestrator.core.deliveries.attempt_limits import CURRENT, AttemptLimits
+from orchestrator.core.deliveries.supervision import HEADER, Failure, Pause, Supervision
+from orchestrator.core.errors import (
+    HandlerFailed,
+    HandlerNotRun,
+    InvalidExpansion,
+    InvalidPolicy,
+    InvalidResult,
+    InvalidStepInput,
+    Nondeterministic,
+    NotSupervised,
+    ReplacementFailed,
+    ResultTooLarge,
+    StepFailed,
+    SuspensionCaught,
+    TooManyCalls,
+)
+from orchestrator.core.policies.policy import error_names
+from orchestrator.core.secrets.long_texts import shortened, with_short_errors
+from orchestrator.core.secrets.masking import mask
+from orchestrator.core.workflows.expansion import Expanded
+from orchestrator.core.workflows.run_calls import Suspended
+from orchestrator.telemetry import tracing
+from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, KEPT, override_of, own_field
+from orchestrator.transport.celery.reporting_pool import is_exit
+from orchestrator.transport.letter_draft import MESSAGE_LIMIT
+from orchestrator.worker.execution import results
+from orchestrator.worker.execution.retry_scheduled import RetryScheduled
+from orchestrator.worker.execution.running_attempt import INNERMOST, RunningAttempt
+from orchestrator.worker.execution.step_replaced import StepReplaced
+from orchestrator.worker.execution.time_limits import within
+
+#: Characters of a traceback that are kept: its last ones.
+TRACEBACK_LIMIT = 8000
+
+#: Errors that another attempt would only repeat, or that are raised after the handler has run.
+_NEVER_RETRIED: Final = (
+    InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput, InvalidExpansion, ResultTooLarge, Nondeterministic,
+    NotSupervised, ReplacementFailed, StepFailed, SuspensionCaught, TooManyCalls,
+)  # fmt: skip
+
+
+#: Longest result in a reply, in bytes of JSON: a script puts it into the reply's text, which takes it some ms.
+MOST_IN_A_REPLY: Final = 256 * 1024
+
+#: What handlers mostly return.
+_PLAIN: Final = frozenset({type(None), bool, int, float, str, list, dict})
+
+#: JSON has no NaN and no infinities.
+_strict_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def supervision_of(request: Any) -> Supervision | None:
+    """The supervision of a Celery request's message; ``None`` for a plain Celery send.
+
+    Raises:
+        InvalidPolicy: its header is not what a supervised send writes.
+    """
+    wire = own_field(request, HEADER)
+    if wire is None:
+        return None
+    # Read again for the handler's context.
+    cached = vars(request).get(KEPT)
+    if cached is not None and cached[0] is wire:
+        known: Supervision = cached[1]
+        return known
+    known = Supervision.from_wire(wire)
+    vars(request)[KEPT] = wire, known
+    return known
+
+
+def failure_of(error: BaseException, attempt: int, by: str, hidden: Iterable[str], stack: str | None = None) -> Failure:
+    """The record of a failed attempt; ``stack`` is its traceback if the error has none.
+
+    The values of the ``hidden`` fields are masked in both texts before these are cut to what is kept, because a cut may
+    separate a name from its value.
+    """
+    names = tuple(dict.fromkeys(hidden))
+    if stack is None:
+        stack = "".join(traceback.format_exception(error))
+    message, stack = mask([shortened(_text_of(error)), with_short_errors(stack, error)], names)
+    return Failure(
+        attempt=attempt,
+        type=type(error).__name__,
+        message=message[:MESSAGE_LIMIT],
+        traceback=stack[-TRACEBACK_LIMIT:],
+        at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        by=by,
+    )
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error.reason if isinstance(error, Reject) else error)
+    except Exception:  # noqa: BLE001
+        # A broken __str__ must not cost the message its outcome.
+        return f"<{type(error).__name__} without text>"
+
+
+def as_json(task: str, result: Any) -> Any:
+    """A result as JSON data.
+
+    Raises:
+        InvalidResult: it is not.
+    """
+    if result is None:
+        return None
+    try:
+        data = to_jsonable_python(result)
+        # pydantic leaves some Python values as they are that JSON text cannot hold: NaN, lone surrogates, infinities.
+        if data is not None and data is not True and data is not False:
+            (data if type(data) is str else _strict_json(data)).encode()
+        return data
+    except Exception as error:
+        # Models' serialisers and iterators may raise anything.
+        raise InvalidResult(task, type(result).__name__, f"{error}"[:MESSAGE_LIMIT]) from error
+
+
+def check_size(data: Any, limit: int) -> None:
+    """Refuse a result that is too large for a copy of it to be kept: with a workflow's run, or in a reply.
+
+    Raises:
+        ResultTooLarge: it has more than ``limit`` bytes as JSON.
+    """
+    if isinstance(data, str | list | dict) and (size := len(_strict_json(data).encode())) > limit:
+        raise ResultTooLarge(size, limit)
+
+
+def result_limit(supervision: Supervision, limit: int) -> int:
+    """The most bytes that the result of a workflow's step, or of an ask, may have."""
+    return min(limit, MOST_IN_A_REPLY) if supervision.ask else limit
+
+
+def expanded(app: Any, task: str, supervision: Supervision | None, steps: Expand) -> Any:
+    """The record of a step whose handler has returned others, which are written to its run's plan.
+
+    Raises:
+        InvalidResult: it is no step of a workflow.
+        InvalidExpansion: they cannot be steps of its run.
+        ResultTooLarge: what its result is made of is too large to be kept.
+        BrokerUnavailable: Redis is away.
+    """
+    if supervision is None or supervision.run is None:
+        raise InvalidResult(task, "Expand", "only a step of a workflow can be replaced by others")
+    recorded = app.orchestrator.runtime.steps.expand(supervision.run, steps)
+    final = recorded.final if isinstance(recorded, Expanded) else recorded
+    check_size(final, app.orchestrator.settings.result_limit_bytes)
+    return recorded
+
+
+def check_ran(task: str, result: Any) -> None:
+    """Refuse a result that is a coroutine or generator: no pool would run it.
+
+    Raises:
+        HandlerNotRun: it is one.
+    """
+    if type(result) in _PLAIN:
+        return
+    if inspect.iscoroutine(result):
+        # Python would warn that it was never awaited.
+        result.close()
+    elif not inspect.isasyncgen(result) and not (
+        inspect.isgenerator(result) and inspect.getgeneratorstate(result) == inspect.GEN_CREATED
+    ):
+        return
+    raise HandlerNotRun(task, type(result).__name__)
+
+
+def run_attempt(
+    task: Any,
+    run: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    request: Any,
+    supervision: Supervision | None,
+) -> Any:
+    """Call a task's own function, within the time that is left for it; it may return steps that take its place."""
+    wire = None if supervision is None else supervision.conversation
+    if wire is None and CONVERSATION.get() is None:
+        if (
+            supervision is not None
+            and supervision.timeout_s is None
+            and supervision.deadline_at_s is None
+            and override_of(request) is None
+            and CURRENT.get() is None
+        ):
+            return _call(task, run, args, kwargs, request, supervision, None)
+        return _limited(task, run, args, kwargs, request, supervision)
+    with within_conversation(Conversation.from_wire(wire)):
+        return _limited(task, run, args, kwargs, request, supervision)
+
+
+def _limited(
+    task: Any,
+    run: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    request: Any,
+    supervision: Supervision | None,
+) -> Any:
+    limit_s = None if supervision is None else supervision.limit_s(time.time(), override_of(request))
+    if limit_s is None or supervision is None:
+        # In eager mode, the attempt that has sent this message runs around it.
+        if CURRENT.get() is None:
+            return _call(task, run, args, kwargs, request, supervision, None)
+        limits = None
+    else:
+        limits = AttemptLimits(time.monotonic() + limit_s, supervision.binding_deadline_at_s)
+    token = CURRENT.set(limits)
+    try:
+        return _call(task, run, args, kwargs, request, supervision, limit_s)
+    finally:
+        CURRENT.reset(token)
+
+
+def _call(
+    task: Any,
+    run: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    request: Any,
+    supervision: Supervision | None,
+    limit_s: float | None,
+) -> Any:
+    outer = INNERMOST.get()
+    running = RunningAttempt(task, request, supervision, outer)
+    INNERMOST.set(running)
+    try:
+        if limit_s is None and not tracing.is_on():
+            return run(*args, **kwargs)
+        with tracing.span(
+            f"handle {task.name}",
+            "CONSUMER",
+            tracing.carried(request),
+            id=str(request.id),
+            attempt=(request.retries or 0) + 1,
+        ):
+            return run(*args, **kwargs) if limit_s is None else within(limit_s, task.name, run, args, kwargs)
+    except StepReplaced as replaced:
+        return replaced.steps
+    finally:
+        # Also where user code has left a session open.
+        INNERMOST.set(outer)
+        running.end()
+
+
+def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call ``run`` and return its result. An error becomes ``RetryScheduled`` while the policy allows another attempt.
+
+    Plain Celery sends have no policy, so their errors are raised as they are.
+    """
+    supervision = supervision_of(request)
+    failed = vars(request).pop(HANDLER_ERROR, None)
+    # A worker's main process settles the message by the end that is remembered.
+    reported = getattr(request, FENCE, None) is not None
+    try:
+        if failed is not None:
+            raise failed
+        if supervision is not None and supervision.run is not None:
+            args, kwargs = task.app.orchestrator.runtime.steps.fill_arguments(supervision.run, args, kwargs)
+        result = run_attempt(task, run, args, kwargs, request, supervision)
+        check_ran(task.name, result)
+        if type(result) is Expand:
+            data, result = expanded(task.app, task.name, supervision, result), None
+        elif type(result) is Suspended:
+            data, result = result, None
+        else:
+            data = as_json(task.name, result) if supervision is not None and supervision.track else None
+            if supervision is not None and (supervision.run is not None or supervision.ask):
+                check_size(data, result_limit(supervision, task.app.orchestrator.settings.result_limit_bytes))
+    except CeleryRetry as retry:
+        if reported:
+            results.remember(request.id, results.Retried(retry))
+        raise
+    except (Ignore, Reject):
+        raise
+    except BaseException as error:
+        # A plain call outside of a worker raises what its task raised.
+        if is_exit(error) or not (isinstance(error, Exception) or supervision is not None or reported):
+            raise
+        number = (request.retries or 0) + 1
+        hidden = task.app.orchestrator.runtime.hidden.names_for(supervision)
+        failure = failure_of(error, number, str(request.hostname), hidden)
+        pause = Pause(None, final=supervision is not None)
+        if supervision is not None and not isinstance(error, _NEVER_RETRIED):
+            pause = supervision.pause_s(number, error_names(error), time.time())
+        pause_s, failure = pause.s, replace(failure, out_of_time=pause.out_of_time, final=pause.final)
+        if pause_s is None:
+            if supervision is not None or reported:
+                # The worker's main process sees only as much of the error as can be pickled.
+                results.remember(request.id, results.Failed(failure.to_wire()))
+            if isinstance(error, Exception):
+                raise
+            # Celery's tracer lets other errors than Exception through, as if its process were to end.
+            raise HandlerFailed(f"{failure.type}: {failure.message}") from error
+        text = f"attempt {number} failed: {failure.type}: {failure.message}"
+        scheduled = RetryScheduled(text, exc=error, when=pause_s, failure=failure.to_wire())
+        if reported:
+            results.remember(request.id, results.Retried(scheduled))
+        raise scheduled from error
+    if supervision is not None or reported:
+        results.remember(request.id, results.Returned(data, result))
+    return result

@@ -1,0 +1,1 @@
+"""Checks a workflow's definition and makes its plan and messages."""

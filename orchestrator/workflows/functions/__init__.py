@@ -1,0 +1,1 @@
+"""Workflow functions: a workflow as a function."""

@@ -1,0 +1,56 @@
+"""Acts on runs in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.sending.lost_answers import LostAnswers
+from orchestrator.transport.redis.commands import Attempt
+from orchestrator.transport.store import Store
+from orchestrator.workflows.redis import scripts
+from orchestrator.workflows.redis.agendas import advance
+from orchestrator.workflows.redis.pages import ask
+
+
+class RedisRunControls:
+    """See :class:`orchestrator.workflows.backend.RunControls`."""
+
+    def __init__(self, store: Callable[[], Store]) -> None:
+        self._store = store
+        self._lost_answers = LostAnswers()
+
+    def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
+        """See :class:`RunControls`."""
+        store = self._store()
+
+        def act(attempt: Attempt | None) -> Any:
+            return store.run(*scripts.control_run(store.keys, uid, action, value, payload, attempt=attempt))
+
+        if action == "time":
+            # A timer is there until it has been acted on.
+            said, left = act(None)
+        else:
+            said, left = self._lost_answers.run(store, (uid, action, value, payload), act)
+        if left:
+            advance(store, uid)
+        return str(said.decode())
+
+    def delete(self, uid: str, *, force: bool = False) -> str:
+        """See :class:`RunControls`."""
+        store = self._store()
+        while True:
+            said: bytes = self._lost_answers.run(
+                store,
+                (uid, "delete"),
+                lambda attempt: store.run(*scripts.delete_run(store.keys, uid, attempt, force=force)),
+            )
+            if said != b"busy":
+                return said.decode()
+            advance(store, uid)
+
+    def set_paused(self, name: str, *, paused: bool) -> bool:
+        """See :class:`RunControls`."""
+        store = self._store()
+        change = store.client.sadd if paused else store.client.srem
+        return bool(ask(store, lambda: change(store.keys.paused_workflows, name)))

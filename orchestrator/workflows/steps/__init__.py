@@ -1,0 +1,1 @@
+"""The steps of workflows that run in this process."""

@@ -1,0 +1,112 @@
+"""A forked child is no owner: it acts neither as its parent's session nor as the attempt that its parent runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from orchestrator import Handled, Orchestrator
+from orchestrator.embedded import EmbeddedServer
+from tests.apps.leases_app import Fork
+from tests.support.coordination_under_test import close, make
+from tests.support.forks import in_fork
+from tests.support.worker_process import WorkerProcess
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+APP = "tests.apps.leases_app"
+
+#: What a refusal says.
+FORKED = "process was forked"
+REMEDY = "`with orchestrator.monitors.session():` in the forked process"
+
+
+@pytest.fixture
+def orchestrator(redis_url: str) -> Iterator[Orchestrator]:
+    made = make(redis_url)
+    yield made
+    close(made)
+
+
+def test_an_inherited_session_owns_nothing_in_a_forked_child(orchestrator: Orchestrator) -> None:
+    with orchestrator.monitors.session() as session, orchestrator.lease("mine") as lease:
+        arrival = orchestrator.barrier("both", parties=2).arrive("one")
+        leadership = orchestrator.election("leader").campaign()
+        for act in (
+            lambda: orchestrator.lease("other").acquire(),
+            lambda: orchestrator.election("other").campaign(),
+            lambda: orchestrator.pool("gpu", ["gpu0"]).check_in("gpu0"),
+            lambda: orchestrator.barrier("both", parties=2).arrive("two"),
+            lambda: orchestrator.monitors.monitor("nobody"),
+            lambda: session.monitor("nobody"),
+            lambda: session.next_down(0),
+            lambda: arrival.wait(0),
+            lease.check,
+            leadership.check,
+        ):
+            refusal = in_fork(act)
+            assert refusal.startswith("NoOwner"), refusal
+            assert FORKED in refusal
+            assert REMEDY in refusal
+        assert [in_fork(lease.release), in_fork(leadership.release), in_fork(leadership.resign)] == ["False"] * 3
+        assert in_fork(session.close) == "None"
+        lease.check()
+        leadership.check()
+        assert session.next_down(0) is None
+
+
+def test_a_child_that_leaves_inherited_blocks_ends_nothing_of_its_parent(orchestrator: Orchestrator) -> None:
+    child = -1
+    try:
+        with (
+            orchestrator.monitors.session() as session,
+            orchestrator.monitors.monitored(session.id) as ref,
+            orchestrator.lease("mine") as lease,
+            orchestrator.election("leader").campaign() as leadership,
+        ):
+            if not (child := os.fork()):
+                raise SystemExit
+            os.waitpid(child, 0)
+            lease.check()
+            leadership.check()
+            assert [entry.ref for entry in orchestrator.monitors.list(owner=session.id)] == [ref]
+            assert orchestrator.registry.deaths() == []
+    except SystemExit:
+        assert child == 0
+    finally:
+        if child == 0:
+            os._exit(0)
+
+
+def test_a_session_that_a_child_opens_is_its_own_and_ends_with_it(orchestrator: Orchestrator) -> None:
+    def hold() -> str:
+        own = orchestrator.monitors.session()
+        own.__enter__()
+        orchestrator.lease("mine").acquire()
+        return own.id
+
+    with orchestrator.monitors.session() as session:
+        # Its child ends as a killed one does: nothing is closed.
+        others = in_fork(hold)
+        assert others.startswith("session@")
+        assert others != session.id
+        with orchestrator.lease("mine", wait_s=30) as lease:
+            assert lease.owner == session.id
+    assert (others, "killed") in [(death.incarnation, death.reason) for death in orchestrator.registry.deaths()]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_child_that_a_handler_forks_is_not_its_attempt(
+    server: EmbeddedServer, sender: Orchestrator, pool: str
+) -> None:
+    with WorkerProcess(APP, server.url, pool=pool, concurrency=2) as worker:
+        outcome: Any = sender.send("holder", Fork(name=f"forked-{pool}"), track=True).wait(30)
+        assert isinstance(outcome, Handled), worker.log()
+        takes, checks, *rest = outcome.result
+    for refusal in (takes, checks):
+        assert refusal.startswith("NoOwner")
+        assert FORKED in refusal
+    assert rest == ["False", "None", "held"]
