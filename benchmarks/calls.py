@@ -6,7 +6,9 @@ alternate. ``asks_s`` are the replies handled in a second while one handler's sl
 ``ask_many``; a line above says what they are if it asks one by one.
 ``dead_answer_p99_s`` is the time from SIGKILL of the worker that has a request with ``on_death="fail"``, and a time-out
 of 30 s, until its caller has the error. ``hedged`` is the p99 of calls with a hedge by that of calls without, where one
-of the two workers takes a second for a few.
+of the two workers takes a second for a few. ``vs_pybreaker`` and ``vs_purgatory`` are the sends behind a circuit
+breaker in a second by those of Celery behind a peer's; lines about breakers come first, and ``benchmarks/breakers.py``
+says what they are.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import Any
 
 import redis
 
+from benchmarks import breakers
 from benchmarks.calls_app import DONE, HELD, SLOW_S, Burst, Hold, Ping, Search, make, make_stock
 from benchmarks.machine import machine
 from orchestrator import Hedge, SendFailed
@@ -208,8 +211,11 @@ def main() -> None:
     parser.add_argument("--asks", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--searches", type=int, default=400)
+    parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers")
     options = parser.parse_args()
     print(machine())
+    with EmbeddedServer() as server:
+        guarded = breakers.report(server.url, options.peers)
     with ExitStack() as stack:
         server, peer = stack.enter_context(EmbeddedServer()), stack.enter_context(EmbeddedServer())
         ours = [Worker("benchmarks.calls_app:app", server.url, f"callee{n}", "callee") for n in range(2)]
@@ -238,6 +244,7 @@ def main() -> None:
     print(
         f"bench-calls: p50_ms={p50_ms:.2f} vs_celery_get={vs_celery:.2f} asks_s={asks_s:.0f} "
         f"dead_answer_p99_s={p(dead, 0.99):.2f} hedged={p(hedged, 0.99) / p(plain, 0.99):.2f}"
+        + "".join(f" vs_{name}={times:.1f}" for name, times in guarded.items())
     )
 
 

@@ -25,11 +25,11 @@ from celery import Celery
 
 from benchmarks.machine import machine
 from benchmarks.pings import longest_ms, pings, slowest_of
-from orchestrator.core.fingerprint import fingerprint
+from orchestrator.core.deliveries.fingerprint import fingerprint
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.keys import GROUP, Keys, levels_of
-from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+from orchestrator.deadletters.redis.store import RedisDeadLetterStore
 from orchestrator.deadletters.store import Row
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.maintenance.dead_letters import RetentionPolicy, run_maintenance

@@ -31,7 +31,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.monitors.check import inconsistencies
 from orchestrator.monitors.redis_monitors import RedisMonitors
 from orchestrator.transport.redis import commands
-from orchestrator.worker.owner import Owner
+from orchestrator.worker.execution.owner import Owner
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,7 +57,7 @@ class Bench:
     @property
     def monitors(self) -> RedisMonitors:
         """The store."""
-        return self.orchestrator.runtime.redis_monitors()
+        return self.orchestrator.runtime.redis.monitors
 
     def _join(self, agent: str) -> str:
         store = self.orchestrator.runtime.store
@@ -99,7 +99,7 @@ class Bench:
         """Seconds that a sweep with nobody dead takes."""
         self.stay_alive()
         began = time.perf_counter()
-        self.orchestrator.runtime.sweep()
+        self.orchestrator.runtime.redis.sweep()
         return time.perf_counter() - began
 
     def log_slow_commands(self) -> None:
@@ -130,7 +130,7 @@ class Bench:
         store.run(*commands.fence(k, self.victim, "killed", "bench"))
         while self.monitors.stats().downs - downs < each * len(self.owners):
             self.stay_alive()
-            self.orchestrator.runtime.sweep()
+            self.orchestrator.runtime.redis.sweep()
         return time.perf_counter() - began
 
 

@@ -23,15 +23,15 @@ from typing import Any
 import redis
 
 from benchmarks.machine import machine
-from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_json import encode_definition
-from orchestrator.core.schedule_rule import begin
-from orchestrator.core.schedule_state import Decision
-from orchestrator.core.schedule_values import TaskRecipient
-from orchestrator.core.triggers import Interval
+from orchestrator.core.schedules.definition import ScheduleDefinition
+from orchestrator.core.schedules.definition_json import encode_definition
+from orchestrator.core.schedules.rule import begin
+from orchestrator.core.schedules.state import Decision
+from orchestrator.core.schedules.triggers import Interval
+from orchestrator.core.schedules.values import TaskRecipient
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.schedules import scripts
-from orchestrator.schedules.stored_state import change_of
+from orchestrator.schedules.redis import scripts
+from orchestrator.schedules.redis.stored_state import change_of
 from orchestrator.transport.store import Store
 
 ROOT = Path(__file__).parent.parent

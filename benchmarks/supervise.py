@@ -110,6 +110,8 @@ class Bench:
         command = " ".join(f"'{word}'" if " " in word else word for word in self._child)
         (self._scratch / "supervisord.conf").write_text(
             f"[supervisord]\nnodaemon=true\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={self._scratch}/pid\n"
+            # Its children's logs, which it leaves behind.
+            f"childlogdir={self._scratch}\n"
             f"[program:child]\ncommand={command}\nautorestart=true\nstartretries=1000000\n"
         )
         binary = str(self._peers / "bin" / "supervisord")

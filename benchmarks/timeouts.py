@@ -10,13 +10,13 @@ from timeit import repeat
 from types import SimpleNamespace
 from typing import Any
 
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.keys import Keys
-from orchestrator.core.supervision import Supervision
-from orchestrator.core.timeout_overrides import Override, OverrideTable
-from orchestrator.core.timeouts import Timeouts
+from orchestrator.core.policies.timeout_overrides import Override, OverrideTable
+from orchestrator.core.policies.timeouts import Timeouts
 from orchestrator.transport.celery.own_fields import override_of
 from orchestrator.transport.liveness.run_times import RunTimes
-from orchestrator.worker.execution import run_attempt
+from orchestrator.worker.execution.execute import run_attempt
 
 _CALLS = 100_000
 _ROUNDS = 7
