@@ -32,8 +32,8 @@ from orchestrator import (
     UnknownDelivery,
     handles,
 )
+from orchestrator.core.deliveries.outcome import to_wire
 from orchestrator.core.message import decode
-from orchestrator.core.outcome import to_wire
 
 app = Celery("shop", broker=os.environ.get("ORCHESTRATOR_BROKER_URL"), set_as_current=False)
 orchestrator = Orchestrator(app)
