@@ -311,12 +311,12 @@ class _Step(Ends):
         if not self._rolling:
             return False
         path = self._rolling[0]
-        node = self._nodes.get(path)
-        if self._stopping or (node is not None and node.verdict is not None and node.verdict.is_failure):
+        node, line = self._nodes.get(path), self._line_of(path)
+        if self._stopping or any(map(_waits_for_operator, line)):
             self._do(Notice(path, "the rolling restart has ended here"))
             self._rolling, self._rolling_run = (), None
             return True
-        if node is None or not node.wanted or node.verdict is not None:
+        if node is None or not all(one.wanted and one.verdict is None for one in line):
             self._rolling, self._rolling_run = self._rolling[1:], None
             return True
         if node.phase is not Phase.READY:
@@ -329,6 +329,18 @@ class _Step(Ends):
             self._rolling, self._rolling_run = self._rolling[1:], None
             return True
         return False
+
+    def _line_of(self, path: str) -> list[Node]:
+        """A child and the supervisors above it: if one of them is stopped, on hold or has failed, it does not start."""
+        line = [self._nodes.get(path, _NOBODY)]
+        while path != ROOT:
+            path = parent_of(path)
+            line.append(self._nodes.get(path, _NOBODY))
+        return line
+
+
+def _waits_for_operator(node: Node) -> bool:
+    return node.phase is Phase.ON_HOLD or (node.verdict is not None and node.verdict.is_failure)
 
 
 #: In place of a parent that is not there.

@@ -139,8 +139,9 @@ class Operations:
             return {"done": paths, "runs": runs, "stopped": stopped}
         leaves = [leaf for path in paths for leaf in self._leaves(path)]
         workers = [leaf for leaf in leaves if self._tree.children.command_of(leaf).kind is Kind.WORKER] or leaves
+        runs = {leaf: self._tree.state.nodes[leaf].run for leaf in workers}
         self._post(Roll(tuple(workers)))
-        return {"done": workers}
+        return {"done": workers, "runs": runs}
 
     def _leaves(self, path: str) -> list[str]:
         node = self._tree.state.nodes[path]

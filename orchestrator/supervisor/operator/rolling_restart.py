@@ -70,9 +70,9 @@ class Ledgers:
         return lines
 
 
-def follow(ask: Ask, say: Say, paths: Sequence[str], ledgers: Ledgers, began: float, timeout_s: float) -> int:
+def follow(ask: Ask, say: Say, runs: Mapping[str, int], ledgers: Ledgers, began: float, timeout_s: float) -> int:
     """Wait until all were restarted; the last lines are the ledgers'. Returns the exit code."""
-    bad = roll(ask, say, paths, timeout_s)
+    paths, bad = list(runs), roll(ask, say, runs, timeout_s)
     lines = ledgers.lines()
     well, took_s = len(paths) - len(bad), round(monotonic() - began, 1)
     text = f"{well} of {len(paths)} restarted, one at a time, in {took_s:.1f} s"
@@ -83,28 +83,26 @@ def follow(ask: Ask, say: Say, paths: Sequence[str], ledgers: Ledgers, began: fl
     return int(bool(bad))
 
 
-def roll(ask: Ask, say: Say, paths: Sequence[str], timeout_s: float) -> list[str]:
+def roll(ask: Ask, say: Say, runs: Mapping[str, int], timeout_s: float) -> list[str]:
     """Wait until a rolling restart has ended, and say who is stopped and who is ready; returns those not ready.
 
-    Each of them may take ``timeout_s``; the supervisor goes on with the rest when that is over.
+    ``runs`` has the runs of before. Each of them may take ``timeout_s``; the supervisor goes on with the rest when that
+    is over. It ends at one that fails, and the others run on as they did.
     """
-    began, left, state = monotonic(), list(paths), ""
+    began, paths, left, state = monotonic(), list(runs), list(runs), ""
     while True:
         answer = ask(operation="tree")
         rows = {row["path"]: row for row in answer["children"]}
         rolling = answer["rolling"]
         for path in (path for path in left if path not in rolling):
             after_s = round(monotonic() - began, 1)
-            ended = str(rows[path]["state"]) if path in rows else "removed"
-            say(
-                _line(
-                    paths, path, f"{_END.get(ended, f'is not ready ({ended})')} after {after_s:.1f} s", ended, after_s
-                )
-            )
+            ended = _end(rows, path, runs.get(path))
+            what = _END.get(ended, f"is not ready ({ended})")
+            say(_line(paths, path, what if ended == _PASSED_OVER else f"{what} after {after_s:.1f} s", ended, after_s))
             began, state = monotonic(), ""
         left = rolling
         if not left or monotonic() - began > timeout_s:
-            return [path for path in paths if path in left or (path in rows and rows[path]["state"] != "ready")]
+            return [path for path in paths if path in left or _end(rows, path, runs[path]) not in _WELL]
         head = left[0]
         now = str(rows[head]["state"]) if head in rows else ""
         if now != state and now in _STEPS:
@@ -115,7 +113,17 @@ def roll(ask: Ask, say: Say, paths: Sequence[str], timeout_s: float) -> list[str
 
 #: In words, what a child does whose turn it is, and how its turn has ended, by its state.
 _STEPS = {"stopping": "stops", "starting": "starts"}
-_END = {"ready": "is ready again", "removed": "was removed"}
+_PASSED_OVER = "not restarted"
+_END = {"ready": "is ready again", "removed": "was removed", _PASSED_OVER: "was not restarted"}
+_WELL = ("ready", "removed")
+
+
+def _end(rows: Mapping[str, Mapping[str, Any]], path: str, run: int | None) -> str:
+    """The state of a child after its turn, or after the end of the rolling restart."""
+    if path not in rows:
+        return "removed"
+    state = str(rows[path]["state"])
+    return _PASSED_OVER if state == "ready" and rows[path]["run"] == run else state
 
 
 def _line(paths: Sequence[str], path: str, what: str, state: str, after_s: float | None = None) -> Line:

@@ -197,7 +197,7 @@ def _run(arguments: Sequence[str]) -> int:
             print(f"error: {answer['error']}", file=sys.stderr)
             return 2
         if ledgers is not None:
-            return follow(client.ask, say_line, answer["done"], ledgers, began, options.timeout_s)
+            return follow(client.ask, say_line, answer["runs"], ledgers, began, options.timeout_s)
         if is_followed:
             return _follow(client, request["operation"], answer, options)
     except KeyboardInterrupt:

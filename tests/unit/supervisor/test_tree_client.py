@@ -118,8 +118,20 @@ def test_a_wait_that_is_no_time_is_refused(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_rolling_restart_that_has_no_end_names_what_is_left() -> None:
     said: list[Line] = []
-    left = roll(lambda **_: TREE, said.append, ["a"], timeout_s=0)
+    left = roll(lambda **_: TREE, said.append, {"a": 1}, timeout_s=0)
     assert left == ["a"]
+
+
+def test_those_that_a_rolling_restart_did_not_get_to_are_not_said_to_be_restarted() -> None:
+    """Regression: they run, so they were counted among those that were."""
+    said: list[Line] = []
+    rows = [{**STARTING, "state": "failed: config"}, {**STARTING, "path": "b", "state": "ready"}]
+    left = roll(lambda **_: {**TREE, "children": rows, "rolling": []}, said.append, {"a": 1, "b": 2}, timeout_s=9)
+    assert left == ["a", "b"]
+    assert [(line.text, line.data["state"]) for line in said] == [
+        ("1 of 2: a is not ready (failed: config) after 0.0 s", "failed: config"),
+        ("2 of 2: b was not restarted", "not restarted"),
+    ]
 
 
 def test_a_rolling_restart_prints_lines_of_json(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from orchestrator.core.supervision_tree.rule import exit_code_if_idle, not_ready
-from orchestrator.core.supervision_tree.spec import OnGiveUp, Strategy, SupervisorSpec
+from orchestrator.core.supervision_tree.spec import OnGiveUp, Restart, Strategy, SupervisorSpec
 from orchestrator.core.supervision_tree.state import EndKind, Phase, RestartChild, Roll, Shutdown, Start, Stop, Verdict
 from tests.support.tree_simulation import Simulation, process
 
@@ -153,6 +153,47 @@ def test_a_rolling_restart_stops_at_a_process_that_does_not_come_back():
     assert simulation.log == ["SIGTERM a", "start a"]
     assert simulation.state.rolling == ()
     assert "b" in simulation.live
+
+
+def rolled(simulation: Simulation, *paths: str) -> list[str]:
+    """What a rolling restart does."""
+    simulation.log.clear()
+    simulation.send(Roll(paths))
+    assert simulation.state.rolling == ()
+    return simulation.log
+
+
+def test_a_rolling_restart_ends_at_a_process_whose_supervisor_is_on_hold():
+    """Regression: it waited for that process without end, and went on when the hold was over, days later."""
+    assert rolled(on_hold(), "a", "agents/x", "agents/y") == ["SIGTERM a", "start a"]
+    assert rolled(on_hold(), "agents/x", "a") == []
+
+
+def test_a_rolling_restart_ends_where_it_brings_a_supervisor_on_hold():
+    simulation = Simulation(held())
+    simulation.failing["agents/x"] = 9
+
+    assert rolled(simulation, "agents/x", "agents/y", "a") == [
+        *("SIGTERM agents/x", "start agents/x", "start agents/x", "SIGTERM agents/y", "hold agents")
+    ]
+
+
+def test_a_rolling_restart_ends_at_a_process_whose_supervisor_has_given_up():
+    agents = SupervisorSpec("agents", (process("x"),), intensity=0, restart=Restart.TEMPORARY)
+    simulation = Simulation(SupervisorSpec(children=(agents, process("b"))))
+    simulation.die("agents/x")
+    assert simulation.node("agents").verdict is Verdict.GAVE_UP
+
+    assert rolled(simulation, "agents/x", "b") == []
+
+
+def test_a_rolling_restart_passes_over_a_process_whose_supervisor_was_stopped():
+    """Regression: as above."""
+    inner = SupervisorSpec("inner", (process("x"),))
+    simulation = Simulation(SupervisorSpec(children=(SupervisorSpec("outer", (inner,)), process("b"))))
+    simulation.send(Stop("outer"))
+
+    assert rolled(simulation, "outer/inner/x", "b") == ["SIGTERM b", "start b"]
 
 
 def test_the_rule_needs_the_standard_library_alone():
