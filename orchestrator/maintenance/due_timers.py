@@ -9,6 +9,7 @@ from typing import Final
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.refused_work import RefusedWork
 from orchestrator.transport.store import Store
 
 logger = get_logger(__name__)
@@ -29,6 +30,7 @@ class DueTimers:
     def __init__(self, store: Callable[[], Store], workers: Mapping[str, Callable[[str], object]]) -> None:
         self._open_store = store
         self._workers = workers
+        self._refused = RefusedWork(logger)
 
     def run(self, budget_s: float = _WORK_S) -> int:
         """Act on the timers that are due, as far as the time allows; returns on how many.
@@ -62,8 +64,9 @@ class DueTimers:
             return False
         try:
             worker(what)
-        except BrokerUnavailable:
-            raise
+        except BrokerUnavailable as error:
+            self._refused.pass_over(f"timer {timer}", error)
+            return False
         except Exception:
             # One must not hold up the others.
             logger.exception("timer %s failed; it is tried again with the next sweep", timer)

@@ -55,6 +55,11 @@ def is_wrong_type(error: BaseException) -> bool:
     return "WRONGTYPE" in str(error)
 
 
+def is_of_one_command(error: BaseException) -> bool:
+    """Whether the server is well but for this command: a key of another type, or memory that is missing."""
+    return isinstance(error, ResponseError) and not is_passing(error)
+
+
 def may_pass(error: BaseException) -> bool:
     """Whether what failed may succeed later, because the server is away or refuses for a while."""
     text = str(error)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.errors import CallerError
+from orchestrator.core.errors import BrokerUnavailable, CallerError
 from orchestrator.core.log import get_logger
 from orchestrator.core.workflows.placement import PlacementRecord
 from orchestrator.core.workflows.plan import StepPlan, number_of
 from orchestrator.sending.address import Directory
+from orchestrator.transport.redis.refused_work import RefusedWork
 from orchestrator.transport.store import Store
 from orchestrator.workflows.compiling.placement import MOST_CANDIDATES, message_for
 from orchestrator.workflows.compiling.plan_writer import PlanWriter
@@ -35,6 +36,7 @@ class Placing:
     _open_store: Callable[[], Store]
     _directory: Directory
     _writer: PlanWriter
+    _refused: RefusedWork = field(default_factory=lambda: RefusedWork(logger))
 
     def work_off(self, until: float) -> None:
         """Go on until that time, by the monotonic clock.
@@ -47,10 +49,14 @@ class Placing:
         for uid, down in zip(found[::2], found[1::2], strict=True):
             if monotonic() > until:
                 return
-            if not down:
-                self._add_candidates(store, uid)
-            if store.run(*scripts.place_steps(store.keys, uid, down)):
-                advance(self._open_store(), uid, until - monotonic())
+            try:
+                if not down:
+                    self._add_candidates(store, uid)
+                if store.run(*scripts.place_steps(store.keys, uid, down)):
+                    advance(self._open_store(), uid, until - monotonic())
+            except BrokerUnavailable as error:
+                # One run must not hold up the others.
+                self._refused.pass_over(f"placing steps of run {uid}", error)
 
     def _add_candidates(self, store: Store, uid: str) -> None:
         """Agents that offer what the unplaced steps of a run need, and were not known when it was started."""

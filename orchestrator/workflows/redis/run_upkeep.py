@@ -6,11 +6,16 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
+from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.log import get_logger
+from orchestrator.transport.redis.refused_work import RefusedWork
 from orchestrator.transport.store import Store
 from orchestrator.workflows.redis.agendas import advance
 from orchestrator.workflows.redis.pages import ask, pages, scan_hash
 from orchestrator.workflows.redis.placing import Placing
 from orchestrator.workflows.redis.run_reads import RedisRunReads
+
+logger = get_logger(__name__)
 
 #: Runs that are gone on with in one round.
 _BUSY: Final = 200
@@ -26,6 +31,7 @@ class RunUpkeep:
         self._store = store
         self._reads = reads
         self._placing = placing
+        self._refused = RefusedWork(logger)
 
     def work_off(self) -> None:
         """Place steps again, and work off agendas that are left. Each sweep calls this.
@@ -38,7 +44,11 @@ class RunUpkeep:
         self._placing.work_off(until)
         busy: Any = ask(store, lambda: store.client.srandmember(store.keys.busy_runs, _BUSY))
         for uid in busy:
-            advance(store, uid.decode(), until - monotonic())
+            try:
+                advance(store, uid.decode(), until - monotonic())
+            except BrokerUnavailable as error:
+                # One run must not hold up the others.
+                self._refused.pass_over(f"the agenda of run {uid.decode()}", error)
             if monotonic() > until:
                 return
 

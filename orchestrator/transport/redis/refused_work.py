@@ -1,0 +1,33 @@
+"""Work that sweeps find again each second and that Redis refuses, although it is well."""
+
+from __future__ import annotations
+
+import logging
+
+from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.transport.redis.refusals import is_of_one_command
+
+#: Pieces of work of which it is remembered that they were logged.
+_REMEMBERED = 1000
+
+
+class RefusedWork:
+    """Logs each piece of work that is refused once, so that the rest can go on."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._logged: set[str] = set()
+
+    def pass_over(self, what: str, error: BrokerUnavailable) -> None:
+        """Log that ``what`` was refused, unless that was done before.
+
+        Raises:
+            BrokerUnavailable: Redis is away, or takes no writes at all, so nothing else can be done either.
+        """
+        if error.__cause__ is None or not is_of_one_command(error.__cause__):
+            raise error
+        if what not in self._logged:
+            if len(self._logged) >= _REMEMBERED:
+                self._logged.clear()
+            self._logged.add(what)
+            self._logger.warning("%s is tried again with each sweep: %s", what, error)
