@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
+from redis.exceptions import ResponseError
+
 from orchestrator.monitors import commands
 from orchestrator.monitors.entry import MonitorEntries, MonitorStats, Record, oldest_records, stats_of
 from orchestrator.monitors.monitors import tag_json
 from orchestrator.monitors.redis_calls import PAGE, RedisMonitorCalls
+from orchestrator.transport.redis.refusals import is_full
 
 #: For classes with a method called ``list``.
 Names = list[str]
@@ -91,16 +94,24 @@ class RedisMonitorReader(RedisMonitorCalls):
         return int(seconds) * 1000 + int(micros) // 1000
 
     def stats(self) -> MonitorStats:
-        """Numbers of monitors, read in one transaction."""
+        """Numbers of monitors, read in one transaction, which a full server refuses: there one after the other."""
         keys = self.store.keys
 
-        def read() -> Any:
-            with self.store.client.pipeline(transaction=True) as pipe:
+        def read(*, transaction: bool) -> Any:
+            with self.store.client.pipeline(transaction=transaction) as pipe:
                 pipe.hgetall(keys.monitor_stats)
                 pipe.hlen(keys.monitors)
                 return pipe.execute()
 
-        raw, active = self._call(read)
+        def read_both() -> Any:
+            try:
+                return read(transaction=True)
+            except ResponseError as error:
+                if not is_full(error):
+                    raise
+                return read(transaction=False)
+
+        raw, active = self._call(read_both)
         return stats_of(active, {name.decode(): int(n) for name, n in raw.items()})
 
     def find_inconsistent(self) -> Iterator[tuple[bytes, bytes]]:

@@ -158,7 +158,8 @@ class RedisBallots:
         key = store.keys.ballot_decision(ballot_id)
 
         def look() -> Any:
-            with store.client.pipeline(transaction=True) as pipe:
+            # Not in a transaction, which a full server refuses. What is read first does not change.
+            with store.client.pipeline(transaction=False) as pipe:
                 pipe.hmget(store.keys.ballot(ballot_id), ["ends_ms", "message", "proposal", "rule"])
                 pipe.lindex(key, 0)
                 pipe.exists(store.keys.ballot_undelivered(ballot_id))

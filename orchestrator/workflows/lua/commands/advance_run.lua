@@ -5,6 +5,7 @@
 --- @include "script_events"
 --- @include "runs"
 local run_key, busy, uid = KEYS[1], KEYS[2], ARGV[1]
+even_when_full(busy)
 local run = runs.open(run_key)
 if run and runs.close(run) == 1 then return with_events(1) end
 redis.call('SREM', busy, uid)

@@ -23,6 +23,8 @@ local function answer(said, left)
   return with_events({said, left})
 end
 
+-- What frees memory is done on a full server, too.
+if action == 'pause' or action == 'cancel' then even_when_full(timers) end
 if action == 'time' then
   local timer = 'run:' .. uid .. ':' .. value
   if now_ms() < tonumber(redis.call('ZSCORE', timers, timer) or math.huge) then return {'done', 0} end

@@ -12,6 +12,7 @@ local SEEN_MS = 60000
 if redis.call('HEXISTS', publishes, token) == 1 then return 'done' end
 local id, ended_ms = unpack(redis.call('HMGET', run_key, 'id', 'ended_ms'))
 if not id then return 'unknown' end
+even_when_full(busy)
 local run = not ended_ms and runs.open(run_key)
 if not ended_ms and not (force and run) then return 'not ended' end
 if run then

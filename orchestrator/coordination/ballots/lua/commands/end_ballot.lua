@@ -13,6 +13,7 @@ if not known[1] then
   redis.call('ZREM', timers, 'ballot:' .. id)
   return {-1, 0}
 end
+even_when_full(timers)
 local ballot = ballots.open(ballot_key)
 if known[2] then return with_events({action == 'cancel' and known[4] == token and 1 or 0, ballots.deliver(ballot)}) end
 if action == 'cancel' then

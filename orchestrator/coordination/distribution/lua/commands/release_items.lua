@@ -8,6 +8,7 @@ local root, id, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local PER_ITEM = 2
 -- Only one that is accepted has a timer.
 if not redis.call('ZSCORE', timers, 'items:' .. id) then return 0 end
+even_when_full(timers)
 local taken, bytes, queues = 0, 0, {}
 while taken < most and bytes < MOST_BYTES do
   local count = taken == 0 and 1 or math.min(next_count(taken, bytes), most - taken)
