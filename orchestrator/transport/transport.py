@@ -64,12 +64,13 @@ def _track_requests() -> None:
         watch_strategies()
 
 
-def _tell_what_is_scheduled() -> None:
-    """Have Celery's workers find what is scheduled where it is; only in a process that is one."""
+def _adapt_worker() -> None:
+    """Have Celery's worker list what is scheduled in Redis, and wait for no event; only in a process that is one."""
     if "celery.worker.control" in sys.modules:
         # Celery warns in nine lines at each reconnect that it cancels nothing. What runs stays held here.
         pending = import_module("celery.exceptions").CPendingDeprecationWarning
         warnings.filterwarnings("ignore", r"\s*In Celery 5\.1 we introduced", pending)
+        import orchestrator.transport.celery.event_heartbeats
         import orchestrator.transport.celery.scheduled  # noqa: F401
 
 
@@ -137,7 +138,7 @@ class Transport(kombu_redis.Transport):
             self.client.cycle = None
         _track_requests()
         WORKER_STATE.watch()
-        _tell_what_is_scheduled()
+        _adapt_worker()
         flower_queues.install()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:

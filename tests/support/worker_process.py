@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,11 @@ from chaos.forked_process import ROOT as ROOT
 from chaos.forked_process import ForkedProcess
 from chaos.owner import VARIABLE as OWNER_VARIABLE
 from tests.support.eventually import eventually
+
+
+def logs_of(*workers: WorkerProcess) -> Callable[[], str]:
+    """What all of them have printed; a ``describe`` for what is waited for in several processes."""
+    return lambda: "\n".join(f"--- {worker.name}\n{worker.log()}" for worker in workers)
 
 
 class WorkerProcess:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,8 @@ from orchestrator.transport.liveness.incarnation import Incarnation
 from tests.support.bare_broker import BareBroker
 from tests.support.eventually import eventually
 from tests.support.half_open import HalfOpen
-from tests.support.worker_process import WorkerProcess
+from tests.support.outages import hanging, killed, suspended
+from tests.support.worker_process import WorkerProcess, logs_of
 
 APP = "tests.apps.bare"
 
@@ -91,42 +91,33 @@ def test_redis_was_away(server: EmbeddedServer, broker: BareBroker, workers: Pai
     tries = f"({attempts}/"
     before = [worker.log().count(tries) for worker in workers]
     all_live(broker, 2)
-    server.kill()
-    eventually(
-        lambda: all(w.log().count(tries) > n for w, n in zip(workers, before, strict=True)),
-        timeout_s=60,
-        describe=workers[0].log,
-    )
-    server.restart()
+    with killed(server):
+        eventually(
+            lambda: all(w.log().count(tries) > n for w, n in zip(workers, before, strict=True)),
+            timeout_s=60,
+            describe=logs_of(*workers),
+        )
     all_live(broker, 2)
     broker.send("note", *[f"n{i}" for i in range(20)])
-    eventually(lambda: len(broker.done()) == 20, timeout_s=60, describe=workers[0].log)
+    eventually(lambda: len(broker.done()) == 20, timeout_s=60, describe=logs_of(*workers))
     assert deaths(broker) == []
 
 
 def test_redis_was_stopped(server: EmbeddedServer, broker: BareBroker, workers: Pair) -> None:
     unsent = "not sent: Redis is unreachable"
     before = [worker.log().count(unsent) for worker in workers]
-    server.pause()
-    try:
+    with hanging(server):
         eventually(
             lambda: all(w.log().count(unsent) > n for w, n in zip(workers, before, strict=True)),
             timeout_s=30,
-            describe=workers[0].log,
+            describe=logs_of(*workers),
         )
-    finally:
-        server.resume()
     all_live(broker, 2)
 
 
 def test_the_whole_host_was_suspended(broker: BareBroker, workers: Pair) -> None:
-    for worker in workers:
-        worker.signal(signal.SIGSTOP)
-    try:
+    with suspended(*workers):
         eventually(lambda: oldest_heartbeat_s(broker) > 3)
-    finally:
-        for worker in workers:
-            worker.signal(signal.SIGCONT)
     all_live(broker, 2)
 
 
@@ -148,7 +139,7 @@ def test_a_solo_worker_is_busy_while_mail_waits(broker: BareBroker, workers: Pai
 def test_no_thread_could_run_for_twice_the_time_that_makes_suspect(broker: BareBroker, workers: Pair) -> None:
     all_live(broker, 2)
     broker.send("freeze", "f0", "f1")
-    eventually(lambda: set(broker.done()) == {"f0", "f1"}, describe=workers[0].log)
+    eventually(lambda: set(broker.done()) == {"f0", "f1"}, describe=logs_of(*workers))
     all_live(broker, 2)
 
 
@@ -164,9 +155,8 @@ def test_the_monitor_manager_was_stopped_and_goes_on(redis_url: str, tmp_path: P
             return bool(broker.redis.hget(broker.store.keys.sweep, "by") == name)
 
         eventually(lambda: swept_by("monitor-manager"), timeout_s=20, describe=manager.log)
-        manager.signal(signal.SIGSTOP)
-        eventually(lambda: swept_by(a.incarnation), timeout_s=20, describe=a.log)
-        manager.signal(signal.SIGCONT)
+        with suspended(manager):
+            eventually(lambda: swept_by(a.incarnation), timeout_s=20, describe=a.log)
         eventually(lambda: swept_by("monitor-manager"), timeout_s=20, describe=manager.log)
         assert deaths(broker) == []
         assert broker.redis.zcard(broker.store.keys.leases) == 2

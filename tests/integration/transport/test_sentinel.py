@@ -11,7 +11,7 @@ from celery import Celery
 from tests.support.bare_broker import TRANSPORT, BareBroker
 from tests.support.eventually import eventually
 from tests.support.sentinel import MASTER, Watched, watched_pair
-from tests.support.worker_process import WorkerProcess
+from tests.support.worker_process import WorkerProcess, logs_of
 
 APP = "tests.apps.bare"
 POOLS = ("prefork", "threads", "solo", "gevent")
@@ -43,7 +43,7 @@ def test_every_worker_consumes_again_after_a_failover(watched: Watched, redis_ur
             worker.start(wait=False)
         for pool in POOLS:
             sender.send_task("note", args=[f"before {pool}"], queue=pool)
-        eventually(lambda: len(seen.done()) == len(POOLS), timeout_s=30, describe=workers[0].log)
+        eventually(lambda: len(seen.done()) == len(POOLS), timeout_s=30, describe=logs_of(*workers))
 
         watched.lose_the_primary()
         eventually(lambda: watched.primary_port() == watched.replica.port)

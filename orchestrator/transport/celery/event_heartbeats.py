@@ -1,0 +1,30 @@
+"""Celery's events ``worker-online`` and ``worker-heartbeat`` over this transport: each is sent once.
+
+Celery sends them in the thread of the event loop and has kombu retry without end or log line. While Redis is away, a
+worker whose event came before it noticed a lost connection would not connect again, nor stop when told to. An event
+that is not sent stays with the dispatcher, which sends it after the reconnect.
+
+Importing this changes Celery's ``Heart``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.worker.heartbeat import Heart
+
+from orchestrator.transport.transport import Transport
+
+_send_by_celery = Heart._send
+
+
+def _send(heart: Any, event: str, retry: bool = True) -> Any:
+    """As Celery's; never retried on a connection that is ours."""
+    return _send_by_celery(heart, event, retry=retry and not _is_ours(heart.eventer.connection))
+
+
+def _is_ours(connection: Any) -> bool:
+    return connection is not None and isinstance(connection.transport, Transport)
+
+
+Heart._send = _send
