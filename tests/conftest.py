@@ -11,6 +11,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.binary import find_server_binary, server_version
 from tests.support.emptied_redis import empty
 from tests.support.quiet_endings import drop_results_without_redis, format_errors_without_parsing
+from tests.support.shared_tasks import forgotten_afterwards
 
 # On a busy machine any example may take longer than Hypothesis' 200 ms.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -54,6 +55,13 @@ def _health_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Workers that are killed leave their health files; not where those of this machine are."""
     folder = tmp_path_factory.mktemp("health")
     os.environ["ORCHESTRATOR_HEALTH_DIR"] = str(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_tasks() -> Iterator[None]:
+    """What a module's tests share with all apps of the process, those of the next module do not see."""
+    with forgotten_afterwards():
+        yield
 
 
 @pytest.fixture(scope="session")
