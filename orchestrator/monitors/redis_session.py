@@ -90,6 +90,8 @@ class RedisSession:
         fields = {"node": node, "kind": KIND, "pid": os.getpid(), "host": host, "queues": "[]", "agents": "[]"}
         try:
             self._lease.register(node, fields)
+            # Its record names its connection before it owns anything: from here on, a kill is found by the closed one.
+            self._beat()
         except (RedisError, OSError) as error:
             self._commands.drop()
             raise self._store.failure(error) from error

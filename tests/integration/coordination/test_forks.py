@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from orchestrator import Handled, Orchestrator
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.monitors.redis_session import RedisSession
 from tests.apps.leases_app import Fork
 from tests.support.coordination_under_test import close, make
 from tests.support.forks import in_fork
@@ -95,6 +97,25 @@ def test_a_session_that_a_child_opens_is_its_own_and_ends_with_it(orchestrator: 
         assert others != session.id
         with orchestrator.lease("mine", wait_s=30) as lease:
             assert lease.owner == session.id
+    assert (others, "killed") in [(death.incarnation, death.reason) for death in orchestrator.registry.deaths()]
+
+
+def test_a_session_whose_process_is_killed_before_its_first_heartbeat_is_found_dead_at_once(
+    orchestrator: Orchestrator,
+) -> None:
+    """Regression: nothing named its connection yet, so it was found when its lease ran out, with the reason "lost"."""
+
+    def hold() -> str:
+        # Killed before its thread ran.
+        with patch.object(RedisSession, "_live", lambda _self: None):
+            own = orchestrator.monitors.session().__enter__()
+            orchestrator.lease("mine").acquire()
+        return own.id
+
+    with orchestrator.monitors.session():
+        others = in_fork(hold)
+        with orchestrator.lease("mine", wait_s=30):
+            pass
     assert (others, "killed") in [(death.incarnation, death.reason) for death in orchestrator.registry.deaths()]
 
 
