@@ -58,14 +58,14 @@ class Askers(Cluster):
 
 
 @contextmanager
-def askers(server: EmbeddedServer, callees: str = "billing") -> Iterator[Askers]:
-    """A worker of the shop, and one of these other agents."""
+def askers(server: EmbeddedServer, callees: str = "billing", of_asker: str = "shop") -> Iterator[Askers]:
+    """A worker of the shop, and one of these other agents; each has one slot."""
     with ExitStack() as stack:
-        asker = stack.enter_context(WorkerProcess(APP, server.url, name="asker", queues="shop"))
+        asker = stack.enter_context(WorkerProcess(APP, server.url, name="asker", queues=of_asker))
         callee = stack.enter_context(WorkerProcess(APP, server.url, name="callee", queues=callees))
         cluster = Askers(server, asker, callee)
         # A worker holds its lease a moment before it says what it hosts; a call meanwhile is refused.
-        agents = ["shop", *callees.split(",")]
+        agents = [*of_asker.split(","), *callees.split(",")]
         eventually(lambda: all(cluster.orchestrator.registry.hosted(agent, agent) for agent in agents))
         yield cluster
         cluster.close()

@@ -112,10 +112,11 @@ class Caller:
 
             return self._with_fallbacks(ask, fallbacks, catches, recipient, message, timeout_s, on_death, stale)
         self._check_agent(recipient)
+        backend = self._backend()
         wait_s = self._wait_s(timeout_s)
         later = None if durable is None else self._sender.build(recipient, message, durable.options)
         watched = WatchedCall(
-            self._backend(),
+            backend,
             raises,
             lambda left_s: self._request(recipient, message, on_death, left_s),
             wait_s,
@@ -152,7 +153,8 @@ class Caller:
     def ask_all(self, agents: Iterable[Any], message: Message, timeout_s: float, need: int | None) -> Replies:
         """Ask many agents; see :meth:`Orchestrator.ask_all`."""
         recipients = recipients_of(agents)
-        wait_s = self._wait_s(check_timeout(timeout_s))
+        backend = self._backend()
+        wait_s = self._wait_s(timeout_s)
         if len(recipients) > _MOST_ASKED:
             raise InvalidPolicy("agents", f"{len(recipients)} of them", f"from 1 to {_MOST_ASKED}")
         needed = len(recipients) if need is None else need
@@ -161,7 +163,6 @@ class Caller:
         until, inbox_id = monotonic() + wait_s, new_id()
         requests = [self._request(recipient, message, "again", wait_s) for recipient in recipients]
         refuse_duplicates(requests)
-        backend = self._backend()
         results: dict[str, Any] = {}
         errors: dict[str, Exception] = {}
         asked: dict[str, str] = {}
@@ -200,20 +201,25 @@ class Caller:
     # -- one request
 
     def _ask(self, recipient: Any, message: Message | None, timeout_s: float, on_death: str) -> Asked:
+        self._backend()
         wait_s = self._wait_s(timeout_s)
         until = monotonic() + wait_s
         request = _counted(self._request(recipient, message, on_death, wait_s), wait_s)
         return Asked(self._sender.deliver(request), wait_s, until)
 
     def _reply(self, recipient: Any, message: Message | None, timeout_s: float, on_death: str, raises: bool) -> Any:
+        backend = self._backend()
         wait_s = self._wait_s(timeout_s)
         until = monotonic() + wait_s
         request = _counted(self._request(recipient, message, on_death, wait_s), wait_s)
-        with self._backend().waiting(request, raises=raises):
+        with backend.waiting(request, raises=raises):
             return Asked(self._sender.deliver(request), wait_s, until).reply()
 
     def _wait_s(self, timeout_s: float) -> float:
-        """How long to wait: in a handler, no longer than its attempt may take."""
+        """How long to wait: in a handler, no longer than its attempt may take.
+
+        Callers get the backend first: what the process loads for its first request is not in the time of the request.
+        """
         wait_s = check_timeout(timeout_s) * self._directory.timeouts.factor
         limits = CURRENT.get()
         return wait_s if limits is None else min(wait_s, limits.remaining_s())

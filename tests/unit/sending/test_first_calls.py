@@ -1,0 +1,44 @@
+"""What a process loads for its first request is not in the time that the request has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic, time
+from typing import Any
+
+import pytest
+
+from orchestrator import Orchestrator, Retry
+from orchestrator.sending.calls import caller
+from tests.apps import calls_app
+from tests.apps.calls_app import Quote
+from tests.support.cluster import NO_REDIS
+
+ASKS: dict[str, Callable[[Orchestrator], Any]] = {
+    "call": lambda made: made.call("billing", Quote(number=1), timeout_s=30),
+    "retried call": lambda made: made.call("billing", Quote(number=1), timeout_s=30, retry=Retry()),
+    "ask": lambda made: made.ask("billing", Quote(number=1), timeout_s=30).reply(),
+    "ask all": lambda made: made.ask_all(["billing", "bounded"], Quote(number=1), timeout_s=30),
+}
+
+
+@pytest.mark.parametrize("way", ASKS)
+def test_the_backend_is_loaded_before_the_time_runs(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Regression: on a busy machine the first `ask_all` of an eager app with 5 s had no reply: loading had taken 6."""
+    made = calls_app.make(NO_REDIS, eager=True)
+    steps: list[str] = []
+    backend = made.runtime.caller._backend
+
+    def load() -> Any:
+        steps.append("backend")
+        return backend()
+
+    def read(clock: Callable[[], float]) -> float:
+        steps.append("clock")
+        return clock()
+
+    monkeypatch.setattr(made.runtime.caller, "_backend", load)
+    monkeypatch.setattr(caller, "time", lambda: read(time))
+    monkeypatch.setattr(caller, "monotonic", lambda: read(monotonic))
+    ASKS[way](made)
+    assert steps.index("backend") < steps.index("clock")
