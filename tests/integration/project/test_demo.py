@@ -155,6 +155,6 @@ def test_whatever_ends_it_early_ends_all_it_started(demo: Demo, when: str, numbe
             break
     assert len(demo.traces()) > 1
     process.send_signal(number)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == code
     eventually(lambda: not demo.traces(), timeout_s=5, describe=lambda: "\n".join(demo.traces()))

@@ -16,9 +16,11 @@ from orchestrator.sending.dispatch import send_with_events
 from orchestrator.sending.messages.outgoing_message import AskRequest
 from orchestrator.sending.send_options import CheckedOptions
 from orchestrator.telemetry import attach, detach
+from tests.apps import calls_app
 from tests.apps.calls_app import Order, Quote
 from tests.support.askers import Askers, askers
 from tests.support.eventually import eventually
+from tests.support.living_agents import close
 
 
 @pytest.fixture(scope="module")
@@ -84,20 +86,20 @@ def test_a_time_out_is_the_reply_and_ends_the_request(both: Askers) -> None:
     assert both.redis.llen("test:begun") == 1
 
 
-def test_an_ask_is_an_event(both: Askers) -> None:
+def test_an_ask_is_an_event(redis_url: str) -> None:
+    """Nobody else looks at the timers here: a worker that sweeps would emit the second event in its own process."""
+    orchestrator = calls_app.make(redis_url)
     seen: list[Any] = []
     attach(seen.append, "ask.sent", "ask.replied")
     try:
-        # Asked from here, of an agent that no worker hosts, and timed out here.
-        ask_id = both.orchestrator.runtime.asker.ask("shop", "bounded", Quote(number=1), 0.05, None)
-        eventually(lambda: both.orchestrator.runtime.redis.timers.run())
+        ask_id = orchestrator.runtime.asker.ask("shop", "bounded", Quote(number=1), 0.05, None)
+        eventually(lambda: orchestrator.runtime.redis.timers.run())
     finally:
         detach(seen.append)
+        close(orchestrator)
     names = [(event.name, event.metadata["id"]) for event in seen]
     assert names == [("ask.sent", ask_id), ("ask.replied", ask_id)]
     assert seen[1].metadata["ended"] == "timeout"
-    both.replied(1)
-    both.idle()
 
 
 def test_a_time_out_that_a_sweep_notices_first_is_in_the_inbox(both: Askers) -> None:
