@@ -2,13 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.binary import find_server_binary, server_version
+from tests.support import shared_processes
 from tests.support.emptied_redis import empty
 from tests.support.quiet_endings import drop_results_without_redis, format_errors_without_parsing
 from tests.support.shared_tasks import forgotten_afterwards
@@ -23,6 +24,8 @@ format_errors_without_parsing()
 
 #: Pools whose cases are slow ones (see `make test-slow`) in tests that have prefork or solo too.
 POOLS_APART = {"gevent", "threads"}
+
+_HAS_FAILED = pytest.StashKey[bool]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,6 +45,28 @@ def _pool_of(item: pytest.Item) -> str:
 
 def _function_of(item: pytest.Item) -> str:
     return item.nodeid.partition("[")[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the logs of all workers that run when a test fails."""
+    report = yield
+    if report.failed:
+        item.stash[_HAS_FAILED] = True
+        report.sections += shared_processes.open_logs()
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Repair what a failed test has left of the processes that it shares with the next."""
+    try:
+        return (yield)
+    finally:
+        if item.stash.get(_HAS_FAILED, False):
+            shared_processes.restore()
 
 
 def pytest_report_header() -> str:

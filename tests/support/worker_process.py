@@ -121,6 +121,11 @@ class WorkerProcess:
         """Whether the main process lives."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was started, and is not closed; it may be dead."""
+        return self._process is not None and self._scratch.exists()
+
     def log(self) -> str:
         """What it has printed."""
         return self._log.read_text(errors="replace")
