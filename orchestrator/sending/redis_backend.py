@@ -32,6 +32,7 @@ from orchestrator.sending.celery_sends import publish_task
 from orchestrator.sending.delivery import Awaiter, await_in
 from orchestrator.sending.destination import queue_of
 from orchestrator.sending.fast_publisher import FastPublisher
+from orchestrator.sending.lost_answers import again_if_lost
 from orchestrator.sending.messages.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import publish
 from orchestrator.sending.tracker import RedisTracker
@@ -228,7 +229,7 @@ class RedisBackend:
     def end_ask(self, ask_id: str, why: str) -> bool:
         """See :class:`orchestrator.sending.backend.Backend`."""
         store = self._store()
-        return bool(store.run(*commands.end_ask(store.keys, ask_id, why)))
+        return bool(again_if_lost(lambda: store.run(*commands.end_ask(store.keys, ask_id, why))))
 
     @lazy_property
     def stale(self) -> RedisStaleReplies:

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.core.calls.no_reply import no_reply
 from orchestrator.core.checks.numbers import is_number
 from orchestrator.core.deliveries.outcome import Handled, Outcome
-from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy
+from orchestrator.core.errors import BrokerUnavailable, DeliveryTimeout, InvalidPolicy
 from orchestrator.core.spelling.option_names import named_arguments
 from orchestrator.sending.delivery import MAX_WAIT_S, CancelResult, Delivery
 
@@ -51,13 +51,20 @@ class Asked:
         except DeliveryTimeout:
             if monotonic() < self._until:
                 raise no_reply(self.id, None, float(timeout_s or self.timeout_s)) from None
-            # The reply may have come while it was given up.
-            outcome = self.delivery.outcome() if self.delivery.cancel() is CancelResult.TOO_LATE else None
+            outcome = self._give_up()
             if outcome is None:
                 raise no_reply(self.id, None, self.timeout_s) from None
         if isinstance(outcome, Handled):
             return outcome.result
         raise no_reply(self.id, outcome, self.timeout_s)
+
+    def _give_up(self) -> Outcome | None:
+        """Cancel the request; returns its outcome if that has come meanwhile."""
+        try:
+            return self.delivery.outcome() if self.delivery.cancel() is CancelResult.TOO_LATE else None
+        except BrokerUnavailable:
+            # Its deadline has passed, so it does not begin any more.
+            return None
 
     def cancel(self) -> CancelResult:
         """Give the request up; see :meth:`Delivery.cancel`.

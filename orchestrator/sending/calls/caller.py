@@ -14,6 +14,7 @@ from orchestrator.core.deliveries.attempt_limits import CURRENT
 from orchestrator.core.deliveries.outcome import Handled
 from orchestrator.core.errors import (
     AgentDown,
+    BrokerUnavailable,
     BulkheadFull,
     CircuitOpen,
     DeadlinePassed,
@@ -25,6 +26,7 @@ from orchestrator.core.errors import (
     UnknownAgent,
     UnknownMessage,
 )
+from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policies.policy import OnError, Retry, WhenDown
 from orchestrator.core.secrets.masked_repr import masked_repr
@@ -43,6 +45,8 @@ from orchestrator.sending.messages.outgoing_message import AskRequest, OutgoingM
 from orchestrator.sending.send_options import CheckedOptions, SendOptions, check_options
 from orchestrator.sending.sender import Sender
 from orchestrator.telemetry import emit, events
+
+logger = get_logger(__name__)
 
 #: Why a call may have no reply.
 CallError: TypeAlias = (
@@ -189,8 +193,7 @@ class Caller:
                             errors[agent] = no_reply(delivery, outcome, wait_s)
                             is_over = is_over or outcome is None
         finally:
-            for delivery in asked.values():
-                backend.end_ask(delivery, "give up")
+            _give_up(backend, asked.values())
         if len(results) < needed:
             # All have the same deadline: if it has ended one, it ends the others.
             if is_over or monotonic() >= until:
@@ -335,6 +338,15 @@ class Caller:
 def _counted(request: OutgoingMessage, timeout_s: float) -> OutgoingMessage:
     """The request of a plain call, which needs the record of an ask only where a bulkhead counts it."""
     return request if request.bulkhead is None else replace(request, ask=AskRequest(request.id, timeout_s))
+
+
+def _give_up(backend: Backend, asks: Iterable[str]) -> None:
+    """End asks whose replies are not needed. What came of the others must not be lost if Redis is away."""
+    try:
+        for ask_id in asks:
+            backend.end_ask(ask_id, "give up")
+    except BrokerUnavailable as error:
+        logger.debug("asks are ended by a sweep, when their time has come: %s", error)
 
 
 def _note(failed: Exception, fallback: object, error: Exception) -> None:

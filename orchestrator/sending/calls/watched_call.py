@@ -12,6 +12,7 @@ from orchestrator.core.calls.hedge import Hedge
 from orchestrator.core.calls.no_reply import no_reply
 from orchestrator.core.deliveries.outcome import Dead, Handled, Outcome, Reason
 from orchestrator.core.errors import (
+    BrokerUnavailable,
     BulkheadFull,
     CircuitOpen,
     MailboxFull,
@@ -119,10 +120,18 @@ class WatchedCall:
                 break
             if hedges:
                 hedges = hedges - 1 if self._send_copy(request, ask) else 0
-        if not self._backend.end_ask(ask.id, "time out") and (found := inbox.read(monotonic() + 1)):
+        if not self._time_out(ask.id) and (found := inbox.read(monotonic() + 1)):
             # The reply came at that moment.
             return self._reply(found[0], ask)
         raise no_reply(ask.id, None, self._wait_s)
+
+    def _time_out(self, ask_id: str) -> bool:
+        """End an ask that has no reply in time; returns whether it was open. If Redis is away, a sweep ends it."""
+        try:
+            return self._backend.end_ask(ask_id, "time out")
+        except BrokerUnavailable as error:
+            logger.debug("ask %s is ended by a sweep: %s", ask_id, error)
+            return True
 
     def _reply(self, found: tuple[str, Outcome | None], ask: AskRequest) -> tuple[Outcome, str]:
         label, outcome = found
