@@ -12,6 +12,7 @@ from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.forks import ForkSafeLock
 from orchestrator.core.log import get_logger
 from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.refused_work import RefusedWork
 
 logger = get_logger(__name__)
 
@@ -26,6 +27,7 @@ class LateReleases:
         self._run = run
         self._calls: deque[Call] = deque()
         self._lock = ForkSafeLock()
+        self._refused = RefusedWork(logger, "until Redis takes it")
         #: The process whose thread runs; a forked child has none.
         self._runs_in = 0
 
@@ -52,6 +54,13 @@ class LateReleases:
             # The thread repeats it, which changes nothing.
             self._run(call)
 
+    def _note(self, call: Call, error: BrokerUnavailable) -> None:
+        script, _, arguments = call
+        try:
+            self._refused.pass_over(" ".join(map(str, (script, *arguments[1:3]))), error)
+        except BrokerUnavailable:
+            logger.debug("a release is repeated until Redis answers: %s", error)
+
     def _repeat(self) -> None:
         pause = threading.Event()
         while True:
@@ -59,10 +68,14 @@ class LateReleases:
                 if not self._calls:
                     self._runs_in = 0
                     return
+                call = self._calls[0]
             try:
-                self._run(self._calls[0])
+                self._run(call)
             except BrokerUnavailable as error:
-                logger.debug("a release is repeated until Redis answers: %s", error)
+                self._note(call, error)
+                with self._lock:
+                    # One that is refused by itself, because its key is broken, must not hold up the others.
+                    self._calls.rotate(-1)
                 pause.wait(_PAUSE_S)
                 continue
             except Exception:

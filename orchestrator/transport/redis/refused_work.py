@@ -1,4 +1,4 @@
-"""Work that sweeps find again each second and that Redis refuses, although it is well."""
+"""Work that is tried again and again and that Redis refuses, although it is well."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ _REMEMBERED = 1000
 
 
 class RefusedWork:
-    """Logs each piece of work that is refused once, so that the rest can go on."""
+    """Logs each piece of work that is refused once, so that the rest can go on.
 
-    def __init__(self, logger: logging.Logger) -> None:
+    ``when`` says when it is tried again.
+    """
+
+    def __init__(self, logger: logging.Logger, when: str = "with each sweep") -> None:
         self._logger = logger
+        self._when = when
         self._logged: set[str] = set()
 
     def pass_over(self, what: str, error: BrokerUnavailable) -> None:
@@ -30,4 +34,4 @@ class RefusedWork:
             if len(self._logged) >= _REMEMBERED:
                 self._logged.clear()
             self._logged.add(what)
-            self._logger.warning("%s is tried again with each sweep: %s", what, error)
+            self._logger.warning("%s is tried again %s: %s", what, self._when, error)

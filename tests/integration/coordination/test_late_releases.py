@@ -12,6 +12,7 @@ from celery import Celery
 from orchestrator import Orchestrator, load_settings
 from orchestrator.coordination import late_releases
 from orchestrator.embedded import EmbeddedServer
+from tests.support.eventually import eventually
 
 #: How each kind is asked for; each name has one permit.
 ASK: dict[str, Callable[[Orchestrator], Any]] = {
@@ -44,4 +45,23 @@ def test_whoever_has_left_the_block_may_ask_again(
         with ASK[kind](orchestrator) as held:
             assert held.fence > before
             held.check()
+    app.close()
+
+
+def test_a_name_with_a_broken_key_holds_up_no_release_of_another(server: EmbeddedServer) -> None:
+    """Regression: what was released after it stayed held until its owner ended, or the key was repaired."""
+    app = Celery(uuid4().hex, broker=server.url, set_as_current=False)
+    orchestrator = Orchestrator(app, load_settings(broker_url=server.url))
+    store = orchestrator.runtime.store
+    with orchestrator.monitors.session():
+        broken, other = orchestrator.election("broken").campaign(), orchestrator.lease("other").acquire()
+        key = store.keys.named_election("broken")
+        store.client.delete(key)
+        store.client.set(key, "of somebody else")
+        assert not broken.release()
+        server.kill()
+        assert not other.release()
+        server.restart()
+        eventually(lambda: [state.name for state in orchestrator.coordination.leases() if state.holders] == [])
+        store.client.delete(key)
     app.close()
