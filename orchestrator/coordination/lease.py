@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orchestrator.coordination.named_leases import Grant, NamedLeases, Wanted
+from orchestrator.coordination.not_copied import NotCopied
 from orchestrator.core.errors import InvalidPolicy, LeaseLost
 from orchestrator.core.log import get_logger
 from orchestrator.worker.execution.running_attempt import at_end
@@ -19,7 +20,7 @@ logger = get_logger(__name__)
 MakeRequest = Callable[[], tuple[NamedLeases, Wanted]]
 
 
-class Held:
+class Held(NotCopied):
     """A permit, once it is acquired. Used once; a ``with`` releases it at the end of its block.
 
     It ends with the block; with the attempt, if a handler acquired it, whatever becomes of its process; with the

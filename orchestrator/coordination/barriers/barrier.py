@@ -16,6 +16,7 @@ from celery import Celery
 
 from orchestrator.coordination.barriers.backend import Barriers, BarrierState, broken
 from orchestrator.coordination.checks import checked_name
+from orchestrator.coordination.not_copied import NotCopied
 from orchestrator.coordination.not_entered import NotEntered
 from orchestrator.core.checks.numbers import check_number, check_whole_number, is_whole_number
 from orchestrator.core.clock import to_ms
@@ -191,7 +192,7 @@ class Barrier(NotEntered):
 
 
 @named_arguments
-class Arrival:
+class Arrival(NotCopied):
     """A party that has arrived."""
 
     def __init__(
