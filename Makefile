@@ -25,7 +25,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test test-slow test-versions coverage lint lint-types lint-others docker-test chaos soak bench-transport bench-monitors bench-coordination bench-dead-letters bench-import bench-calls bench-workflows bench-schedules bench-send bench-supervise format clean rebuild
+.PHONY: help setup demo test test-slow explore test-versions coverage lint lint-types lint-others docker-test chaos soak bench-transport bench-monitors bench-coordination bench-dead-letters bench-import bench-calls bench-workflows bench-schedules bench-send bench-supervise format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -58,7 +58,12 @@ test: setup ## Run the tests
 	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 6 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
 test-slow: setup ## Run what `make test` leaves out: two pools of four, more examples, waits for real time-outs (about eight minutes)
-	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4) -m slow $(ARGS)
+	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4) --hypothesis-profile explore -m slow $(ARGS)
+
+# What `make test` draws is always the same.
+explore: setup ## Run the tests that use Hypothesis with FACTOR (10) times as many examples, drawn at random
+	@EXPLORE_FACTOR=$(or $(FACTOR),10) $(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 2 --dist worksteal) \
+		--hypothesis-profile explore -m drawn $(ARGS)
 
 # WITH replaces versions of the lock; ORCHESTRATOR_REDIS_SERVER names another server.
 test-versions: ## Run the tests with other versions, as in WITH="celery==5.6.3 kombu==5.6.2 redis==6.4.0" ARGS="tests/unit"

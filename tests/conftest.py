@@ -5,19 +5,16 @@ import re
 from collections.abc import Generator, Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.binary import find_server_binary, server_version
 from tests.support import shared_processes
+from tests.support.drawn_examples import load_profiles, mark_drawn
 from tests.support.emptied_redis import empty
 from tests.support.quiet_endings import drop_results_without_redis, format_errors_without_parsing
 from tests.support.shared_tasks import forgotten_afterwards
 
-# On a busy machine any example may take longer than Hypothesis' 200 ms.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")
-
+load_profiles()
 drop_results_without_redis()
 format_errors_without_parsing()
 
@@ -31,6 +28,7 @@ _HAS_FAILED = pytest.StashKey[bool]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave two pools of four to the slow run: hundreds of workers take most of the time of all tests."""
+    mark_drawn(items)
     pools = {item: _pool_of(item) for item in items}
     in_both = {_function_of(item) for item, pool in pools.items() if pool and pool not in POOLS_APART}
     for item, pool in pools.items():

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.calls.ring import Ring
+from tests.support.drawn_examples import times_factor
 from tests.support.waiting_handlers import Places
 
 AGENTS = "abcd"
@@ -78,7 +79,7 @@ def _workers() -> st.SearchStrategy[Model]:
 _CALLS = st.lists(st.tuples(st.sampled_from(WORKERS), st.integers(0, 3), st.sampled_from(AGENTS)), max_size=8)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=times_factor(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(model=_workers(), calls=_CALLS)
 def test_a_ring_is_found_where_there_is_one(redis_url: str, model: Model, calls: list[tuple[str, int, str]]) -> None:
     places = Places(redis_url)

@@ -16,6 +16,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.mailbox_entry import read_death_history
 from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
+from tests.support.drawn_examples import times_factor
 from tests.support.eventually import eventually
 from tests.support.json_data import json_data
 from tests.support.worker_process import WorkerProcess
@@ -73,7 +74,7 @@ def cluster() -> Iterator[tuple[BareBroker, WorkerProcess]]:
 
 
 @settings(
-    max_examples=40,
+    max_examples=times_factor(40),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=list(HealthCheck),
@@ -102,7 +103,7 @@ def test_each_is_a_dead_letter_and_the_next_good_one_is_handled(
 
 
 @settings(
-    max_examples=40,
+    max_examples=times_factor(40),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=list(HealthCheck),

@@ -17,6 +17,7 @@ from orchestrator.core.schedules.cron_times import CronTimes, DstFold, DstGap
 from orchestrator.core.schedules.triggers import Cron, next_after, times_of
 from orchestrator.core.schedules.zones import EPOCH_ORDINAL, changes, offset_s
 from tests.support.cron_walk import DAY_S, Walk, cron_field, expressions, fixed_expressions, fixed_field
+from tests.support.drawn_examples import times_factor
 
 ZONES = sorted(available_timezones() - {"localtime", "Factory"})
 
@@ -86,7 +87,7 @@ def check_near(expression: str, tz: str, middle_s: int, gap: DstGap | None, fold
         assert latest is None or latest < begin_ms
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=times_factor(40), deadline=None)
 @given(
     expressions | fixed_expressions,
     st.sampled_from(ODD) | st.sampled_from(ZONES),
@@ -102,6 +103,7 @@ def test_moments_are_those_of_a_walk(
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 @pytest.mark.parametrize("share", range(8))
 def test_moments_are_those_of_a_walk_in_every_zone(share: int) -> None:
     for place, tz in enumerate(ZONES[share::8]):
@@ -109,7 +111,7 @@ def test_moments_are_those_of_a_walk_in_every_zone(share: int) -> None:
 
 
 def check_zone(tz: str, years: range) -> None:
-    @settings(max_examples=2, database=None, deadline=None)
+    @settings(max_examples=times_factor(2), database=None, deadline=None)
     @given(expressions | fixed_expressions, st.sampled_from(years), st.data())
     def check(expression: str, year: int, data: st.DataObject) -> None:
         check_near(expression, tz, data.draw(st.sampled_from(changes_in(tz, year))), None, None)
@@ -119,7 +121,7 @@ def check_zone(tz: str, years: range) -> None:
 
 @pytest.mark.parametrize("tz", ["Europe/Berlin", "Pacific/Apia", "America/St_Johns", "Australia/Lord_Howe"])
 @given(expression=fixed_expressions, year=st.integers(1970, 2037))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=times_factor(8), deadline=None)
 def test_a_fixed_time_comes_once_on_each_local_date(tz: str, expression: str, year: int) -> None:
     fields = fields_of(expression)
     times = CronTimes(fields, tz, DstGap.SHIFT, DstFold.FIRST)
@@ -142,7 +144,7 @@ celery_expressions = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times_factor(60), deadline=None)
 @given(celery_expressions, st.integers(0, 2_140_000_000))
 def test_where_no_clock_is_changed_celery_agrees(fields: tuple[str, str, str, str, str], after_s: int) -> None:
     minute, hour, day, month, weekday = fields
@@ -163,7 +165,7 @@ def test_where_no_clock_is_changed_celery_agrees(fields: tuple[str, str, str, st
     st.integers(1980, 2036),
     st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times_factor(60), deadline=None)
 def test_around_a_change_cronsim_agrees(fields: tuple[str, str], tz: str, year: int, data: st.DataObject) -> None:
     expression = f"{fields[0]} {fields[1]} * * *"
     middle_s = data.draw(st.sampled_from(changes_in(tz, year)))
@@ -210,7 +212,7 @@ def test_days_that_have_been_got_wrong(expression: str, tz: str, after: str, fol
         assert next_after(Cron(expression, tz), at(after)) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times_factor(60), deadline=None)
 @given(st.tuples(cron_field(0, 59), cron_field(0, 23), cron_field(1, 28), cron_field(1, 12), cron_field(0, 6)))
 def test_what_is_written_reads_the_same(fields: tuple[str, ...]) -> None:
     read = fields_of(" ".join(fields))

@@ -22,6 +22,7 @@ from orchestrator.core.schedules.rule import NOT_MADE_UP, begin, decide, outcome
 from orchestrator.core.schedules.state import Counts, Decision, Fate, Record, ScheduleState, jitter_ms_of
 from orchestrator.core.schedules.triggers import Cron, Interval, Once, Trigger
 from orchestrator.core.schedules.values import Misfire, Overlap, TaskRecipient
+from tests.support.drawn_examples import times_factor
 from tests.support.planted_faults import Fault, assert_finds, cases
 from tests.support.weighted_moves import WeightedMachine, move
 
@@ -258,7 +259,7 @@ class ScheduleMachine(WeightedMachine):
 
 
 TestScheduleMachine = ScheduleMachine.TestCase
-TestScheduleMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestScheduleMachine.settings = settings(max_examples=times_factor(100), stateful_step_count=30, deadline=None)
 
 #: In the rule: what is right, and what is not.
 FAULTS = {
@@ -301,7 +302,7 @@ def test_a_jitter_is_the_same_each_time_and_within_its_bound(schedule_id: str, n
     assert 0 <= jitter_ms < max(1, bound_ms)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=times_factor(30), deadline=None)
 @given(triggers, st.integers(0, 6900))
 def test_a_jitter_keeps_the_order(trigger: Trigger, jitter_ms: int) -> None:
     definition = ScheduleDefinition(

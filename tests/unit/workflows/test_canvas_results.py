@@ -13,6 +13,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import Orchestrator, Workflow
+from tests.support.drawn_examples import times_factor
 
 
 def tag(label: str, *args: Any) -> list[Any]:
@@ -133,14 +134,14 @@ def test_a_group_of_one_has_the_result_that_workers_give_it(recipe: Recipe, resu
 
 @example(("chain", [("group", [("s", "a")])]))
 @given(RECIPES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times_factor(100), deadline=None)
 def test_any_canvas_has_celerys_result(recipe: Recipe) -> None:
     check_result(recipe)
 
 
 @pytest.mark.slow
 @given(RECIPES)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=times_factor(1000), deadline=None)
 def test_so_have_many(recipe: Recipe) -> None:
     check_result(recipe)
 

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from orchestrator import StepFailed
 from orchestrator.core.workflows.run_calls import CallList
+from tests.support.drawn_examples import times_factor
 from tests.support.function_programs import Direct, Nested, Program, SteppedRun, programs, run_program
 
 #: More moves than any program takes.
 MANY = 5000
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=times_factor(150), deadline=None)
 @given(program=programs(), budget=st.sampled_from([1, 2, 5, 200]), seed=st.integers(0, 1_000_000))
 def test_it_is_as_if_it_had_run_once(program: Program, budget: int, seed: int) -> None:
     chance = Random(seed)

@@ -32,6 +32,7 @@ from orchestrator.core.supervision_tree.state import (
     Stop,
     Tick,
 )
+from tests.support.drawn_examples import times_factor
 from tests.support.naive_supervisor import NaiveTree
 from tests.support.tree_simulation import AT_ONCE, Simulation
 
@@ -84,7 +85,7 @@ slow_trees = trees(
 deaths = st.lists(st.tuples(st.integers(0, 99), st.booleans(), st.sampled_from([0.0, 3.0, 11.0])), max_size=MOST_STEPS)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times_factor(300), deadline=None)
 @given(obedient_trees, deaths)
 def test_it_does_what_a_naive_supervisor_does(spec, deaths):
     ours, naive = Simulation(spec), NaiveTree(spec)
@@ -116,7 +117,7 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=times_factor(200), deadline=None)
 @given(slow_trees, moves)
 def test_whatever_happens_in_whatever_order(spec, moves):
     # The simulation itself checks that no process is started twice, and that only living ones are ended.
