@@ -11,10 +11,12 @@ from orchestrator.embedded.binary import find_server_binary, server_version
 from tests.support import shared_processes
 from tests.support.drawn_examples import load_profiles, mark_drawn
 from tests.support.emptied_redis import empty
+from tests.support.own_ports import choose_own_ports
 from tests.support.quiet_endings import drop_results_without_redis, format_errors_without_parsing
 from tests.support.shared_tasks import forgotten_afterwards
 
 load_profiles()
+choose_own_ports()
 drop_results_without_redis()
 format_errors_without_parsing()
 

@@ -17,6 +17,7 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
+from orchestrator.embedded.ports import free_port
 from tests.support.eventually import eventually
 from tests.support.worker_process import ROOT, WorkerProcess
 
@@ -26,9 +27,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 @contextmanager
 def served(redis_url: str) -> Iterator[str]:
     """The example behind a real HTTP server; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {"PATH": "", "PYTHONPATH": str(ROOT), "ORCHESTRATOR_BROKER_URL": redis_url, "PORT": str(port)}
     server = subprocess.Popen(
         [sys.executable, str(EXAMPLES / "web.py")], env=environment, stderr=subprocess.DEVNULL, cwd=ROOT
