@@ -243,8 +243,15 @@ class Machine(ComparedLeases):
             self._check(asked)
             self._acquire(self._request(asked.kind, self.owner_at(at), wait_ms=60_000))
 
-    @move(3, when=has_asked, which=WHICH, at=AT, reason=st.sampled_from(["killed", "oom", "deployed"]))
-    def die(self, which: str, at: int, reason: str) -> None:
+    @move(
+        4,
+        when=has_asked,
+        which=WHICH,
+        at=AT,
+        reason=st.sampled_from(["killed", "oom", "deployed"]),
+        is_swept=st.booleans(),
+    )
+    def die(self, which: str, at: int, reason: str, is_swept: bool) -> None:
         asked = self.pick(which, at)
         owner = asked.request.owner
         if self.owners.lives[owner] is Life.ALIVE:
@@ -255,12 +262,22 @@ class Machine(ComparedLeases):
             self._join()
             if asked.kind is Kind.ELECTION and which in ("next", "waiting"):
                 self.hand_over("held", 0, 0)
+            elif is_swept:
+                self._sweep(owner)
 
     @move(3, when=has_dying, at=AT, finishes=st.booleans())
     def sweep(self, at: int, finishes: bool) -> None:
         """The death hook runs, perhaps twice."""
         dying = [owner for owner, life in self.owners.lives.items() if life is Life.DYING]
         owner = dying[at % len(dying)]
+        self._sweep(owner)
+        if finishes:
+            self.redis.zrem(self.keys.dying, owner)
+            self.redis.delete(self.keys.incarnation(owner))
+            self.owners.lives[owner] = Life.GONE
+            del self.owners.reasons[owner]
+
+    def _sweep(self, owner: str) -> None:
         reason, more = self.owners.reasons[owner], 1
         while more:
             _, more = self.run(commands.holder_died(self.keys, owner, reason, 50))
@@ -268,11 +285,6 @@ class Machine(ComparedLeases):
             concerned = {one.owner for one in known.holders.values()} | {one.owner for one in known.line.values()}
             if owner in concerned:
                 known.owner_died(owner, reason, self.now_ms, self.owners)
-        if finishes:
-            self.redis.zrem(self.keys.dying, owner)
-            self.redis.delete(self.keys.incarnation(owner))
-            self.owners.lives[owner] = Life.GONE
-            del self.owners.reasons[owner]
 
     @move(1, when=has_asked, which=WHICH, at=AT)
     def vanish(self, which: str, at: int) -> None:

@@ -35,6 +35,8 @@ _COMMANDS = ("start_run", "advance_run", "control_run", "place_steps")
 _BUDGET = b"runs.BUDGET = 120\n"
 _TEMPLATE = '{"headers":{"id":"@n:id@","task":"t","ignore_result":true,"orc":{"track":true}},"properties":{},"body":""}'
 _DAY_MS = 86_400_000
+#: When a message is due that a pause postpones: the year 9999.
+_NEVER_MS = 253_402_300_800_000
 
 
 class RunUnderTest:
@@ -204,6 +206,9 @@ class RunUnderTest:
             self.keys, queue, stream, entry, f"0|{entry}", fields[b"m"], 1000, ttl_ms=_DAY_MS, delivery=f"{UID}.{step}"
         )
         self._transport(call)
+        if not is_marked and not self.rule.has_ended:
+            due_ms = self.redis.zscore(self.keys.delayed(queue), f"0|{entry}")
+            assert (due_ms == _NEVER_MS) is self.rule.paused, f"{step} is due at {due_ms}"
         self._returned(queue, step, is_marked)
 
     def requeue(self, held: tuple[str, str, str, str]) -> None:

@@ -151,10 +151,12 @@ class Monitoring(RuleBasedStateMachine):
             assert [reasons.get(ref) for ref in refs] == ["noproc"] * len(refs), "it comes at once"
         return multiple(*refs)
 
-    @rule(ref=refs, flush=st.booleans())
-    def demonitor(self, ref: int, flush: bool) -> None:
+    @rule(ref=refs, flush=st.booleans(), is_lost=st.booleans())
+    def demonitor(self, ref: int, flush: bool, is_lost: bool) -> None:
         watched = self.model.monitors[ref]
+        lost_before, self.ground.loses_replies = self.ground.loses_replies, is_lost or self.ground.loses_replies
         there = self.monitors.demonitor(ref, flush=flush)
+        self.ground.loses_replies = lost_before
         if there:
             assert not watched.settled
             assert not self._downs()[ref]

@@ -30,6 +30,9 @@ EVENTS = ("approved", "paid")
 RESULTS = st.sampled_from(
     [[1, 2, 3], [1, 2, 3], [1, 2], [1, 2, 3, 4], [], 7, {}, {"pages": [1, 2]}, None, "né", [None]]
 )
+#: Mostly such as go on after a failure, and begin only if all was handled.
+ON_FAILURES = st.sampled_from([OnFailure.STOP, OnFailure.CONTINUE, OnFailure.CONTINUE, OnFailure.COMPENSATE])
+WHENS = st.sampled_from([When.ALL_HANDLED, When.ALL_HANDLED, *When])
 OUTCOMES = st.sampled_from(["handled", "handled", "handled", "dead", "dead", "deployment", "expired", "cancelled"])
 
 
@@ -53,7 +56,9 @@ def steps(draw: st.DrawFn, most: int = 7) -> list[dict[str, Any]]:
 
 
 def _step(draw: st.DrawFn, number: int, kind: Kind) -> dict[str, Any]:
-    after = sorted(draw(st.sets(st.integers(max(0, number - 3), number - 1), max_size=2))) if number else []
+    before = range(max(0, number - 3), number)
+    count = min(len(before), draw(st.sampled_from([1, 1, 2, 0]))) if number else 0
+    after = sorted(draw(st.permutations(before))[:count]) if count else []
     if not after and kind in (Kind.JOIN, Kind.MAP):
         kind = Kind.TASK
     options: dict[str, Any] = {}
@@ -67,7 +72,7 @@ def _step(draw: st.DrawFn, number: int, kind: Kind) -> dict[str, Any]:
         options = {name: value for name, value in (("event", event), ("ms", ms)) if value is not None}
     needs = draw(st.sampled_from(["", "", "", "ever", "soon"])) if kind in (Kind.TASK, Kind.MAP) else ""
     # One draw, so that the simplest workflow has neither conditions nor compensations.
-    when = draw(st.sampled_from(When)) if after else When.ALL_HANDLED
+    when = draw(WHENS) if after else When.ALL_HANDLED
     return {"kind": kind, "after": after, "when": when, "undo": draw(st.booleans()), "options": options,
             "needs": needs}  # fmt: skip
 
@@ -101,7 +106,7 @@ class Running(WeightedMachine):
 
     @initialize(
         steps=steps(),
-        on_failure=st.sampled_from(OnFailure),
+        on_failure=ON_FAILURES,
         budget=st.sampled_from([1, 2, 3, 5, 200]),
         deadline=st.sampled_from([None, None, None, 500]),
     )
