@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from math import inf
 from pathlib import Path
@@ -137,6 +137,18 @@ class Clients:
         """From when on a process may have lost what it held or waited for after that; ``inf`` for never."""
         return min((max(began, after) for began, ended in self.struck.get(name, ()) if ended > after), default=inf)
 
+    def go_on_until_enough(self, lacking: Callable[[Clients], list[str]]) -> None:
+        """Let the clients go on until nothing is lacking in their history.
+
+        They act at random, and on a busy machine seldom: what a history needs to show anything may come late.
+        """
+
+        def is_enough() -> bool:
+            self.check_alive()
+            return not lacking(self)
+
+        eventually(is_enough, 60, lambda: f"{lacking(self)} {self.errors()}")
+
     def stop_clients(self) -> None:
         """Kill the clients; the workers go on."""
         for name in list(self.running):
@@ -236,10 +248,11 @@ class FaultyRun:
                 clients.start()
 
 
-def run(module: str, folder: Path, rounds: int) -> Clients:
-    """Run processes of a module for some rounds of faults; returns what they have written down."""
+def run(module: str, folder: Path, rounds: int, lacking: Callable[[Clients], list[str]]) -> Clients:
+    """Run processes of a module for some rounds of faults, and until their history has all it needs; returns that."""
     with FaultyRun(module, folder) as faulty:
         faulty.strike_all(rounds)
+        faulty.clients.go_on_until_enough(lacking)
     return faulty.clients
 
 
