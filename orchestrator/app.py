@@ -175,10 +175,11 @@ class Orchestrator:
             SendFailed: eager mode and ``on_error="raise"``, and the message was not handled.
             DeadlinePassed: it inherits a deadline that has passed.
         """
-        from orchestrator.workflows.canvas import is_canvas
+        if not isinstance(recipient, (str, type)):
+            from orchestrator.workflows.canvas import is_canvas
 
-        if is_canvas(recipient):
-            return self.runtime.interfaces.workflows.send(recipient, message, options)
+            if is_canvas(recipient):
+                return self.runtime.interfaces.workflows.send(recipient, message, options)
         return self.runtime.sender.send(recipient, message, options)  # type: ignore[arg-type]
 
     def call(

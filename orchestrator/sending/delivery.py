@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,6 +23,7 @@ from orchestrator.core.errors import (
 from orchestrator.core.policies.policy import OnError
 from orchestrator.core.spelling.option_names import named_arguments
 from orchestrator.telemetry import tracing
+from orchestrator.transport.mailbox_entry import loads
 from orchestrator.transport.redis.patience import outlast
 from orchestrator.transport.store import Store
 
@@ -245,6 +245,6 @@ def await_in(open_store: Callable[[], Store]) -> Awaiter:
                 raw = outlast(until, lambda: store.sleep_on(key, until))
         except RedisError as error:
             raise store.failure(error) from error
-        return None if raw is None else from_wire(json.loads(raw))
+        return None if raw is None else from_wire(loads(raw))
 
     return wait

@@ -9,7 +9,7 @@ from celery import Celery
 
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.sending.mailbox import why_temporary
-from orchestrator.sending.messages.outgoing_message import OutgoingMessage
+from orchestrator.sending.messages.outgoing_message import OutgoingMessage, queue_name
 
 
 def queue_of(app: Celery, outgoing: OutgoingMessage, place: Mapping[str, Any] | None = None) -> str:
@@ -45,6 +45,8 @@ def checked_queue_of(app: Celery, outgoing: OutgoingMessage) -> str:
 
 def _destination(app: Celery, outgoing: OutgoingMessage, place: Mapping[str, Any] | None = None) -> tuple[str, str]:
     """The names of the queue and of the exchange; the latter is empty where the queue's own is used."""
+    if place is None and outgoing.queue is not None and not outgoing.options:
+        return queue_name(outgoing), ""
     given = {**outgoing.options, "queue": outgoing.queue} if place is None else place
     if given.get("queue") is not None and not given.get("exchange"):
         return str(getattr(given["queue"], "name", given["queue"])), ""

@@ -170,7 +170,8 @@ class FastPublisher:
         if template is None or not template.lasting:
             return False
         try:
-            body = template.body(encode(list(message.args)).encode(), encode(dict(message.kwargs)).encode())
+            kwargs = encode(dict(message.kwargs)).encode() if message.kwargs else b"{}"
+            body = template.body(encode(list(message.args)).encode(), kwargs)
             own = encode(headers)[1:-1]
         except (TypeError, ValueError, RecursionError):
             # Celery raises the error.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import inf
@@ -38,6 +37,7 @@ from orchestrator.sending.publish import publish
 from orchestrator.sending.tracker import RedisTracker
 from orchestrator.transport.admission.ask_record import AskRecord, HostGone, ToLiving, publishing
 from orchestrator.transport.admission.flow_control import DuplicateSend, declare_flow
+from orchestrator.transport.mailbox_entry import loads
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 from orchestrator.transport.transport import why_not_supervised
@@ -247,7 +247,7 @@ class RedisBackend:
         until = monotonic() + timeout_s
         raw = self._awaited.outcome(delivery_id, until)
         if raw is not None:
-            return from_wire(json.loads(raw))
+            return from_wire(loads(raw))
         return self._await(delivery_id, max(0.0, until - monotonic()))
 
     @lazy_property

@@ -84,6 +84,9 @@ class Sender:
         Raises:
             CallerError: the recipient or the message is not valid.
         """
+        if isinstance(recipient, str):
+            # An agent's name: its messages go to its mailbox, whatever the routes say.
+            return build_agent_message(self._directory, recipient, message, options)
         if isinstance(recipient, Task):
             recipient = recipient.s()
         is_signature = isinstance(recipient, Signature)

@@ -83,7 +83,8 @@ class ClaimIntake:
     def _requeue_surplus(self) -> None:
         """Requeue what exceeds the limit: a sleeping read takes one message of each level and queue."""
         channel = self.channel
-        if channel.settler.holder is not None:
-            buffer = channel.delivery.buffer
+        buffer = channel.delivery.buffer
+        # One message is always allowed.
+        if channel.settler.holder is not None and len(buffer) > 1:
             surplus = buffer.pop_last(max(0, len(buffer) - channel.claim_choice.room(len(buffer))))
             channel.settler.requeue([claim.tag for claim, _ in surplus])

@@ -88,7 +88,12 @@ def plain_loads(raw: bytes) -> Any:
     return from_json(raw, cache_strings="keys")
 
 
-def _loads(raw: bytes) -> Any:
+def loads(raw: bytes) -> Any:
+    """As ``json.loads``, in half the time for most texts.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON, or nested too deeply.
+    """
     try:
         return plain_loads(raw)
     except ValueError:
@@ -103,7 +108,7 @@ def decode(raw: bytes, *, tag: str, queue: str, redelivered: bool) -> dict[str, 
     """
     try:
         # kombu's decoder looks at every object for its own type marks; most messages have none.
-        payload = kombu_loads(raw) if b'"__type__"' in raw else _loads(raw)
+        payload = kombu_loads(raw) if b'"__type__"' in raw else loads(raw)
     except Exception as error:  # noqa: BLE001
         # kombu's decoders of typed values raise whatever their constructors do.
         raise MalformedEntry(f"not JSON: {type(error).__name__}: {error}") from None

@@ -101,6 +101,8 @@ class Caller:
         if not isinstance(on_deadlock, str) or on_deadlock not in ("warn", "error"):
             raise InvalidPolicy("on_deadlock", on_deadlock, "'warn' or 'error'")
         raises = on_deadlock == "error"
+        if not fallbacks and retry is None and hedge is None:
+            return self._reply(recipient, message, timeout_s, on_death, raises)
         durable = next((one for one in fallbacks if isinstance(one, Send) and one.durable), None)
         stale = next((one for one in fallbacks if isinstance(one, Stale)), None)
         if durable is not None and retry is not None:

@@ -21,7 +21,7 @@ from orchestrator.core.policies.timeouts import Timeouts
 from orchestrator.core.secrets.secret_names import secret_names
 from orchestrator.sending.address import Address, Addresses, Directory
 from orchestrator.sending.messages.outgoing_message import OutgoingMessage
-from orchestrator.sending.send_options import CheckedOptions
+from orchestrator.sending.send_options import SILENT, CheckedOptions
 
 #: A message with less time left than this is not sent: no attempt of it could begin in time.
 _LEAST_LEFT_S: Final = 0.001
@@ -143,7 +143,8 @@ def build_message(
         InvalidPolicy: its deadline passes before it is due.
         DeadlinePassed: it inherits a deadline that has passed, or does within a millisecond.
     """
-    effective, conversation = policy.over("send", options.policy), CONVERSATION.get()
+    effective = policy if options.policy is SILENT else policy.over("send", options.policy)
+    conversation = CONVERSATION.get()
     deadline_s, now_s = timeouts.scaled(effective.deadline_s), time.time()
     deadline_at_s = earlier(None if deadline_s is None else now_s + deadline_s, options.ends_by_s)
     by = effective.sources.get("deadline_s", "default")
