@@ -38,6 +38,9 @@ from orchestrator.transport.publishing import PublishingChannel
 
 _SEND_TASK: Final = Celery.send_task
 
+#: The placeholders whose values are each message's own.
+_OWN_PLACES: Final = ("id", "root", "parent", "body", "args", "kwargs", "reply_to", "priority", "own")
+
 
 class PublishChannel:
     """A channel of our own, and the mailboxes it has declared."""
@@ -178,17 +181,17 @@ class FastPublisher:
             return False
         id_ = encode(message.id)
         priority = template.values["priority"] if message.priority is None else str(message.priority)
-        text = template.render(
-            id=id_,
-            root=encode(current.request.root_id or current.request.id) if current else id_,
-            parent=encode(current.request.id) if current else "null",
-            body=body,
-            args=encode(reprs[0]),
-            kwargs=encode(reprs[1]),
-            reply_to=encode(self._app.thread_oid),
-            priority=priority,
-            own=own,
-        )
+        text = template.text % {
+            "id": id_,
+            "root": encode(current.request.root_id or current.request.id) if current else id_,
+            "parent": encode(current.request.id) if current else "null",
+            "body": body,
+            "args": encode(reprs[0]),
+            "kwargs": encode(reprs[1]),
+            "reply_to": encode(self._app.thread_oid),
+            "priority": priority,
+            "own": own,
+        }
         channel.declare(queue)
         channel.channel.accept(queue.name, channel.channel.level(int(priority)), text, (queue.name, message.id, 0))
         return True
@@ -203,8 +206,11 @@ class FastPublisher:
             # The template is for all sends, so it must not have this send's priority.
             template = channel.template(self._app, replace(message, priority=None), headers, reprs)
             queue = message.queue
-            if template is not None and not isinstance(queue, Queue):
-                queue = self._app.amqp.queues[json.loads(template.values["queue"])]
+            if template is not None:
+                if not isinstance(queue, Queue):
+                    queue = self._app.amqp.queues[json.loads(template.values["queue"])]
+                # What is the same in each message is filled in once.
+                template = template.bind(*_OWN_PLACES)
             known = self._templates[key] = task, template, queue
         return known[1:]
 

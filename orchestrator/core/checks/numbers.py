@@ -12,7 +12,8 @@ def is_number(value: object, low: float | None = None, high: float | None = None
 
     NaN is within no bounds.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    # A tuple: a union would be made anew each time.
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
     return (low is None or low <= value) and (high is None or value <= high)
 

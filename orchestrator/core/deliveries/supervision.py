@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, Final
 
 from orchestrator.core.checks.numbers import is_number
@@ -160,8 +161,8 @@ class Supervision:
         known = cls._read_once({name: value for name, value in wire.items() if name not in _ITS_OWN})
         # Written out: dataclasses.replace() would take as long as reading all of it.
         own = object.__new__(cls)
-        for name in cls.__slots__:
-            object.__setattr__(own, name, getattr(known, name))
+        for name, value in zip(cls.__slots__, _all_values(known), strict=True):
+            object.__setattr__(own, name, value)
         object.__setattr__(own, "run", None if run is None else dict(run))
         object.__setattr__(own, "deadline_at_s", deadline_at_s)
         return own
@@ -251,6 +252,8 @@ class Pause:
     #: Whether there is none because the policy does not retry such an error.
     final: bool = False
 
+
+_all_values: Final = attrgetter(*Supervision.__slots__)
 
 #: Members of the header that are the same for most messages of a type.
 _COMMON: Final = frozenset(

@@ -59,7 +59,9 @@ class CommandConnection:
     @property
     def lock(self) -> threading.Lock:
         """The turn to use the connection."""
-        pid = os.getpid()
+        return self._lock_in(os.getpid())
+
+    def _lock_in(self, pid: int) -> threading.Lock:
         return self._locks.get(pid) or self._locks.setdefault(pid, threading.Lock())
 
     @property
@@ -133,15 +135,16 @@ class CommandConnection:
             RefusesForNow: Redis takes no writes at present; a connection error too, but nothing was done.
             redis.exceptions.RedisError: Redis is away, or refused the command.
         """
-        if self._busy_in == _here():
+        here = _here()
+        if self._busy_in == here:
             # A signal's handler, in the middle of a command of the same thread, whose reply it must not take.
             spare = CommandConnection(self._pool)
             try:
                 return spare.call(*command)
             finally:
                 spare.drop()
-        with self.lock:
-            self._busy_in = _here()
+        with self._lock_in(here[0]):
+            self._busy_in = here
             try:
                 return self._call(command)
             finally:
