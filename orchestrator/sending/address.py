@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kombu import Queue
 
 from orchestrator.core.admission.bulkhead import Bulkhead
 from orchestrator.core.policies.effective import Effective
 from orchestrator.core.policies.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Address:
     is_idempotent: bool = False
     #: Its agent's.
     bulkhead: Bulkhead | None = None
+    #: An outgoing message of one type, to which those of that type that are sent without options are alike.
+    alike: dict[type, OutgoingMessage] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 class Addresses(Protocol):

@@ -26,6 +26,7 @@ from kombu.serialization import registry
 from kombu.utils.json import dumps as kombu_dumps
 from redis.exceptions import RedisError
 
+from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.errors import NotAccepted
 from orchestrator.sending.celery_sends import SendTask
 from orchestrator.sending.messages.masked_amqp import MaskingAMQP
@@ -86,6 +87,8 @@ class FastPublisher:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._templates: dict[tuple[str, str], tuple[Any, MessageTemplate | None, Queue]] = {}
+        #: By task, the supervision of the last message, and its text.
+        self._own_texts: dict[str, tuple[Supervision, str]] = {}
         self._idle: deque[PublishChannel] = deque()
         self._made = 0
         self._lock = threading.Lock()
@@ -175,7 +178,7 @@ class FastPublisher:
         try:
             kwargs = encode(dict(message.kwargs)).encode() if message.kwargs else b"{}"
             body = template.body(encode(list(message.args)).encode(), kwargs)
-            own = encode(headers)[1:-1]
+            own = self._own_text(message, headers)
         except (TypeError, ValueError, RecursionError):
             # Celery raises the error.
             return False
@@ -195,6 +198,16 @@ class FastPublisher:
         channel.declare(queue)
         channel.channel.accept(queue.name, channel.channel.level(int(priority)), text, (queue.name, message.id, 0))
         return True
+
+    def _own_text(self, message: OutgoingMessage, headers: Mapping[str, Any]) -> str:
+        """The text of this library's headers. Messages that are sent without options share their supervision."""
+        if len(headers) != 1:
+            # With a trace.
+            return encode(headers)[1:-1]
+        known = self._own_texts.get(message.task)
+        if known is None or known[0] is not message.supervision:
+            known = self._own_texts[message.task] = message.supervision, encode(headers)[1:-1]
+        return known[1]
 
     def _template(
         self, channel: PublishChannel, message: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str]

@@ -119,6 +119,10 @@ class CheckedOptions:
         return summary(self, ("policy", "countdown_s", "metadata", "track", "idempotency"))
 
 
+#: Of a send that leaves all to the policy of its recipient.
+NO_OPTIONS: Final = CheckedOptions()
+
+
 def check_options(
     options: BroadcastOptions,
     allowed: frozenset[str] = SEND_OPTIONS,
@@ -133,7 +137,7 @@ def check_options(
     """
     given: Mapping[str, Any] = options
     if not given:
-        return CheckedOptions()
+        return NO_OPTIONS
     if not given.keys() <= allowed:
         unknown = min(given.keys() - allowed)
         known = sorted(allowed | arguments)

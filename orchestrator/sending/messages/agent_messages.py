@@ -21,7 +21,7 @@ from orchestrator.core.policies.timeouts import Timeouts
 from orchestrator.core.secrets.secret_names import secret_names
 from orchestrator.sending.address import Address, Addresses, Directory
 from orchestrator.sending.messages.outgoing_message import OutgoingMessage
-from orchestrator.sending.send_options import SILENT, CheckedOptions
+from orchestrator.sending.send_options import NO_OPTIONS, SILENT, CheckedOptions
 
 #: A message with less time left than this is not sent: no attempt of it could begin in time.
 _LEAST_LEFT_S: Final = 0.001
@@ -59,7 +59,11 @@ def build_agent_message(
             addresses.address(recipient, "")
         raise InvalidPolicy("message", message, "an instance of a Message class")
     address = addresses.address(recipient, message_name(type(message)))
-    return build_message(
+    # A deadline and a conversation differ from send to send.
+    is_usual = options is NO_OPTIONS and address.policy.deadline_s is None and CONVERSATION.get() is None
+    if is_usual and (like := address.alike.get(type(message))) is not None:
+        return like.with_body(new_id(), [encode(message)])
+    built = build_message(
         addresses.timeouts,
         options,
         id=new_id(),
@@ -72,6 +76,10 @@ def build_agent_message(
         hide=secret_names(type(message)),
         bulkhead=address.bulkhead,
     )
+    if is_usual:
+        address.alike.clear()
+        address.alike[type(message)] = built.with_body("", ())
+    return built
 
 
 def build_celery_message(
