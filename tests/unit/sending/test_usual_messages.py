@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from pydantic import SecretStr
+
 from orchestrator import Message
 from orchestrator.core.calls.conversation import Conversation, within
 from orchestrator.core.policies.effective import Policy, merge
@@ -12,13 +14,22 @@ from orchestrator.core.policies.timeouts import Timeouts
 from orchestrator.sending.address import Address
 from orchestrator.sending.messages.agent_messages import build_agent_message
 from orchestrator.sending.messages.outgoing_message import OutgoingMessage
-from orchestrator.sending.send_options import NO_OPTIONS, check_options
+from orchestrator.sending.send_options import NO_OPTIONS, SendOptions, check_options
 
 
 class Charge(Message):
     """To be sent."""
 
     cents: int
+
+
+class OtherCharge(Message):
+    """What another module calls a charge."""
+
+    card: SecretStr
+
+
+OtherCharge.__name__ = "Charge"
 
 
 class Addresses:
@@ -50,7 +61,7 @@ def test_a_send_with_an_option_has_a_supervision_of_its_own() -> None:
     usual = _build(addresses)
     assert _build(addresses, options=check_options({"timeout_s": 5})).supervision.timeout_s == 5
     assert _build(addresses, options=check_options({"metadata": {"job": "1"}})).supervision.metadata == {"job": "1"}
-    assert _build(addresses, options=check_options({"track": False})).supervision.track is False
+    assert _build(addresses, options=check_options(SendOptions(track=False))).supervision.track is False
     assert _build(addresses).supervision is usual.supervision
 
 
@@ -82,14 +93,6 @@ def test_types_of_one_name_have_their_own_secrets() -> None:
     addresses = Addresses(Policy())
     _build(addresses)
 
-    def other() -> type[Message]:
-        from pydantic import SecretStr
-
-        class Charge(Message):
-            card: SecretStr
-
-        return Charge
-
-    hidden = build_agent_message(addresses, "billing", other()(card="4711"), NO_OPTIONS)
+    hidden = build_agent_message(addresses, "billing", OtherCharge(card=SecretStr("4711")), NO_OPTIONS)
     assert hidden.supervision.hide == ("card",)
     assert _build(addresses).supervision.hide == ()
