@@ -19,11 +19,12 @@ from orchestrator.coordination.named_leases import Grant, Wanted
 from orchestrator.coordination.redis_named_leases import RedisNamedLeases
 from orchestrator.core.coordination.lease import Kind
 from orchestrator.core.coordination.term import Term
-from orchestrator.core.errors import OrchestratorError, OwnerGone
+from orchestrator.core.errors import BrokerUnavailable, OrchestratorError, OwnerGone
 from orchestrator.core.log import get_logger
 from orchestrator.sending.messages.agent_messages import build_agent_message
 from orchestrator.sending.messages.recorded_message import RecordedMessage, record_message
 from orchestrator.sending.send_options import CheckedOptions
+from orchestrator.transport.redis.refused_work import RefusedWork
 from orchestrator.worker.bootsteps.consuming_thread import ConsumingThread
 from orchestrator.worker.execution.owner import Owner
 
@@ -70,6 +71,7 @@ class Candidates:
         self._thread = ConsumingThread(self._run, "orchestrator-candidates")
         self._owner = ""
         self._candidacies: list[_Candidacy] = []
+        self._refused = RefusedWork(logger, "each second")
 
     def start(self) -> None:
         """Campaign from now on."""
@@ -114,13 +116,24 @@ class Candidates:
             self._owner = owner
             self._candidacies = [_Candidacy(agent, owner) for agent in self._agents]
         for one in self._candidacies:
-            self._declare_again(one.agent)
-            grant = self._leases().ask(one.wanted, one.token, _WAIT_S)
-            one.leads = grant is not None
-            if grant is not None and not self._leases().is_announced(grant.name, grant.fence):
-                logger.info("incarnation %s leads agent %s in term %d", owner, one.agent, grant.fence)
-                self._announce_term(one.agent, grant)
+            # What is wrong with one must not keep the others from a leader.
+            try:
+                self._ask_to_lead(one)
+            except BrokerUnavailable as error:
+                self._refused.pass_over(f"the campaign for agent {one.agent}", error)
+            except OrchestratorError:
+                raise
+            except Exception:
+                logger.exception("campaigning for agent %s failed; it is tried again", one.agent)
         return _LOOK_S
+
+    def _ask_to_lead(self, one: _Candidacy) -> None:
+        self._declare_again(one.agent)
+        grant = self._leases().ask(one.wanted, one.token, _WAIT_S)
+        one.leads = grant is not None
+        if grant is not None and not self._leases().is_announced(grant.name, grant.fence):
+            logger.info("incarnation %s leads agent %s in term %d", self._owner, one.agent, grant.fence)
+            self._announce_term(one.agent, grant)
 
     def _declare_again(self, agent: str) -> None:
         """Declare the singleton, which another worker may have ended, and log which workers do not declare it."""

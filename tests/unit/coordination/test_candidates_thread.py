@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from orchestrator.coordination.candidates import Candidates
 from orchestrator.coordination.named_leases import Wanted
+from orchestrator.core.errors import BrokenKey, BrokerUnavailable
 from tests.support.eventually import eventually
 
 
@@ -19,10 +21,16 @@ class Line:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.withdrawn: list[str] = []
+        #: Elections that cannot be asked for, and why.
+        self.broken: dict[str, Exception] = {}
+        self.led: list[str] = []
         self.sleeping, self.woken = threading.Event(), threading.Event()
 
     def ask(self, wanted: Wanted, token: str, left_s: float) -> None:
         self.asked.append(token)
+        if wanted.name in self.broken:
+            raise self.broken[wanted.name]
+        self.led.append(wanted.name)
 
     def sleep(self, tokens: list[str], longest_s: float) -> None:
         self.sleeping.set()
@@ -81,3 +89,27 @@ def test_who_is_stopped_leaves_the_line_for_good(line: Line, candidates: Candida
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
+
+
+def broken_key() -> BrokerUnavailable:
+    """What a key of another type is for users."""
+    error = BrokenKey("redis://", "orc:named:election:singleton:cron", "string", "hash", "WRONGTYPE")
+    error.__cause__ = ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+    return error
+
+
+@pytest.mark.parametrize("error", [broken_key(), ValueError("the message cannot be written")], ids=["key", "code"])
+def test_a_singleton_for_which_nobody_can_campaign_keeps_no_other_from_a_leader(
+    line: Line, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: whatever was declared after it had no leader, so nobody served its mailbox; a key was not named."""
+    leases: Any = line
+    line.broken["singleton:cron"] = error
+    line.woken.set()
+    candidates = Candidates(["cron", "ticker"], lambda: leases, lambda *_: None, lambda: "w@h:1#2", lambda _: ())
+    candidates.start()
+    eventually(lambda: line.led.count("singleton:ticker") > 1)
+    candidates.stop()
+    logged = [one.getMessage() for one in caplog.records if one.levelname in ("WARNING", "ERROR")]
+    assert logged
+    assert all("agent cron" in text for text in logged)
