@@ -34,7 +34,7 @@ from orchestrator.transport.celery.own_fields import FENCE, OVERRIDE
 from orchestrator.transport.celery.reporting_pool import is_exit
 from orchestrator.transport.letter_draft import LetterDraft
 from orchestrator.worker.execution import results
-from orchestrator.worker.execution.execute import failure_of
+from orchestrator.worker.execution.failure_record import failure_of
 from orchestrator.worker.execution.retry_scheduled import RetryScheduled
 from orchestrator.worker.hosting import supervise_tasks
 from orchestrator.worker.requests.outcome_events import emit_dead, emit_handled, emit_resolved, emit_retried

@@ -27,8 +27,8 @@ from orchestrator.transport.celery.own_fields import INCARNATION, own_field
 from orchestrator.transport.celery.strategies import has_own_strategy
 from orchestrator.transport.transport import CELERY_REQUEST, TRACKED_REQUEST
 from orchestrator.worker.execution.attempts import derive
-from orchestrator.worker.execution.execute import supervision_of
 from orchestrator.worker.execution.fencing_token import fence_of
+from orchestrator.worker.execution.message_supervision import supervision_of
 from orchestrator.worker.execution.replaced_task import inherited, replacing
 
 if TYPE_CHECKING:

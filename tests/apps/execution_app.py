@@ -16,7 +16,7 @@ from celery.exceptions import Reject, WorkerShutdown, WorkerTerminate
 from kombu.exceptions import EncodeError
 
 from orchestrator import Agent, Exponential, Message, Orchestrator, Retry, handles, load_settings
-from orchestrator.worker.execution.execute import supervision_of
+from orchestrator.worker.execution.message_supervision import supervision_of
 
 SOON = Retry(max_retries=3, backoff=Exponential(initial_s=0.01, cap_s=0.02))
 

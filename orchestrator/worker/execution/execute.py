@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
-from pydantic_core import to_jsonable_python
 
 from orchestrator.agents.expand import Expand
 from orchestrator.core.calls.conversation import CURRENT as CONVERSATION
 from orchestrator.core.calls.conversation import Conversation
 from orchestrator.core.calls.conversation import within as within_conversation
 from orchestrator.core.deliveries.attempt_limits import CURRENT, AttemptLimits
-from orchestrator.core.deliveries.supervision import HEADER, Failure, Pause, Supervision
+from orchestrator.core.deliveries.supervision import Pause, Supervision
 from orchestrator.core.errors import (
     HandlerFailed,
     HandlerNotRun,
@@ -37,154 +32,24 @@ from orchestrator.core.errors import (
     TooManyCalls,
 )
 from orchestrator.core.policies.policy import error_names
-from orchestrator.core.secrets.long_texts import shortened, with_short_errors
-from orchestrator.core.secrets.masking import mask
-from orchestrator.core.workflows.expansion import Expanded
 from orchestrator.core.workflows.run_calls import Suspended
 from orchestrator.telemetry import tracing
-from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, KEPT, override_of, own_field
+from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, override_of
 from orchestrator.transport.celery.reporting_pool import is_exit
-from orchestrator.transport.letter_draft import MESSAGE_LIMIT
 from orchestrator.worker.execution import results
+from orchestrator.worker.execution.failure_record import failure_of
+from orchestrator.worker.execution.handler_result import as_json, check_ran, check_size, expanded, result_limit
+from orchestrator.worker.execution.message_supervision import supervision_of
 from orchestrator.worker.execution.retry_scheduled import RetryScheduled
 from orchestrator.worker.execution.running_attempt import INNERMOST, RunningAttempt
 from orchestrator.worker.execution.step_replaced import StepReplaced
 from orchestrator.worker.execution.time_limits import within
-
-#: Characters of a traceback that are kept: its last ones.
-TRACEBACK_LIMIT = 8000
 
 #: Errors that another attempt would only repeat, or that are raised after the handler has run.
 _NEVER_RETRIED: Final = (
     InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput, InvalidExpansion, ResultTooLarge, Nondeterministic,
     NotSupervised, ReplacementFailed, StepFailed, SuspensionCaught, TooManyCalls,
 )  # fmt: skip
-
-
-#: Longest result in a reply, in bytes of JSON: a script puts it into the reply's text, which takes it some ms.
-MOST_IN_A_REPLY: Final = 256 * 1024
-
-#: What handlers mostly return.
-_PLAIN: Final = frozenset({type(None), bool, int, float, str, list, dict})
-
-#: JSON has no NaN and no infinities.
-_strict_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-
-
-def supervision_of(request: Any) -> Supervision | None:
-    """The supervision of a Celery request's message; ``None`` for a plain Celery send.
-
-    Raises:
-        InvalidPolicy: its header is not what a supervised send writes.
-    """
-    wire = own_field(request, HEADER)
-    if wire is None:
-        return None
-    # Read again for the handler's context.
-    cached = vars(request).get(KEPT)
-    if cached is not None and cached[0] is wire:
-        known: Supervision = cached[1]
-        return known
-    known = Supervision.from_wire(wire)
-    vars(request)[KEPT] = wire, known
-    return known
-
-
-def failure_of(error: BaseException, attempt: int, by: str, hidden: Iterable[str], stack: str | None = None) -> Failure:
-    """The record of a failed attempt; ``stack`` is its traceback if the error has none.
-
-    The values of the ``hidden`` fields are masked in both texts before these are cut to what is kept, because a cut may
-    separate a name from its value.
-    """
-    names = tuple(dict.fromkeys(hidden))
-    if stack is None:
-        stack = "".join(traceback.format_exception(error))
-    message, stack = mask([shortened(_text_of(error)), with_short_errors(stack, error)], names)
-    return Failure(
-        attempt=attempt,
-        type=type(error).__name__,
-        message=message[:MESSAGE_LIMIT],
-        traceback=stack[-TRACEBACK_LIMIT:],
-        at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        by=by,
-    )
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error.reason if isinstance(error, Reject) else error)
-    except Exception:  # noqa: BLE001
-        # A broken __str__ must not cost the message its outcome.
-        return f"<{type(error).__name__} without text>"
-
-
-def as_json(task: str, result: Any) -> Any:
-    """A result as JSON data.
-
-    Raises:
-        InvalidResult: it is not.
-    """
-    if result is None:
-        return None
-    try:
-        data = to_jsonable_python(result)
-        # pydantic leaves some Python values as they are that JSON text cannot hold: NaN, lone surrogates, infinities.
-        if data is not None and data is not True and data is not False:
-            (data if type(data) is str else _strict_json(data)).encode()
-        return data
-    except Exception as error:
-        # Models' serialisers and iterators may raise anything.
-        raise InvalidResult(task, type(result).__name__, f"{error}"[:MESSAGE_LIMIT]) from error
-
-
-def check_size(data: Any, limit: int) -> None:
-    """Refuse a result that is too large for a copy of it to be kept: with a workflow's run, or in a reply.
-
-    Raises:
-        ResultTooLarge: it has more than ``limit`` bytes as JSON.
-    """
-    if isinstance(data, str | list | dict) and (size := len(_strict_json(data).encode())) > limit:
-        raise ResultTooLarge(size, limit)
-
-
-def result_limit(supervision: Supervision, limit: int) -> int:
-    """The most bytes that the result of a workflow's step, or of an ask, may have."""
-    return min(limit, MOST_IN_A_REPLY) if supervision.ask else limit
-
-
-def expanded(app: Any, task: str, supervision: Supervision | None, steps: Expand) -> Any:
-    """The record of a step whose handler has returned others, which are written to its run's plan.
-
-    Raises:
-        InvalidResult: it is no step of a workflow.
-        InvalidExpansion: they cannot be steps of its run.
-        ResultTooLarge: what its result is made of is too large to be kept.
-        BrokerUnavailable: Redis is away.
-    """
-    if supervision is None or supervision.run is None:
-        raise InvalidResult(task, "Expand", "only a step of a workflow can be replaced by others")
-    recorded = app.orchestrator.runtime.steps.expand(supervision.run, steps)
-    final = recorded.final if isinstance(recorded, Expanded) else recorded
-    check_size(final, app.orchestrator.settings.result_limit_bytes)
-    return recorded
-
-
-def check_ran(task: str, result: Any) -> None:
-    """Refuse a result that is a coroutine or generator: no pool would run it.
-
-    Raises:
-        HandlerNotRun: it is one.
-    """
-    if type(result) in _PLAIN:
-        return
-    if inspect.iscoroutine(result):
-        # Python would warn that it was never awaited.
-        result.close()
-    elif not inspect.isasyncgen(result) and not (
-        inspect.isgenerator(result) and inspect.getgeneratorstate(result) == inspect.GEN_CREATED
-    ):
-        return
-    raise HandlerNotRun(task, type(result).__name__)
 
 
 def run_attempt(

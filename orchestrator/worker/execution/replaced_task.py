@@ -12,7 +12,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from orchestrator.agents.expand import Expand
 from orchestrator.core.deliveries.supervision import HEADER, Supervision
-from orchestrator.worker.execution.execute import supervision_of
+from orchestrator.worker.execution.message_supervision import supervision_of
 from orchestrator.worker.execution.replacement_failed import end_with
 from orchestrator.worker.execution.step_replaced import StepReplaced
 

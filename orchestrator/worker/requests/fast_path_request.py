@@ -30,8 +30,9 @@ from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, INCAR
 from orchestrator.transport.celery.reporting_pool import is_exit
 from orchestrator.transport.celery.tracked_request import TrackedRequest
 from orchestrator.worker.execution import results
-from orchestrator.worker.execution.execute import as_json, check_ran, check_size, expanded, result_limit, run_attempt
+from orchestrator.worker.execution.execute import run_attempt
 from orchestrator.worker.execution.fencing_token import fence_at
+from orchestrator.worker.execution.handler_result import as_json, check_ran, check_size, expanded, result_limit
 from orchestrator.worker.requests.supervised_request import SupervisedRequest
 
 

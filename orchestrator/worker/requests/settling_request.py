@@ -28,7 +28,7 @@ from orchestrator.transport.celery.tracked_request import TrackedRequest
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.mailbox_entry import LINEAGE, SENT
 from orchestrator.worker.execution import results
-from orchestrator.worker.execution.execute import failure_of
+from orchestrator.worker.execution.failure_record import failure_of
 from orchestrator.worker.requests.outcome_events import emit_dead, emit_handled, emit_resolved, emit_retried
 from orchestrator.worker.requests.verdict import expired, final_failure
 

@@ -39,8 +39,8 @@ from orchestrator.transport.endings.stream import FAILURE, SUCCESS
 from orchestrator.transport.liveness.child_exit import ChildEnd
 from orchestrator.worker.execution import results
 from orchestrator.worker.execution.cancelled_steps import BY_RUN, is_cancelled
-from orchestrator.worker.execution.execute import as_json
 from orchestrator.worker.execution.fencing_token import fence_at
+from orchestrator.worker.execution.handler_result import as_json
 from orchestrator.worker.execution.retry_scheduled import RetryScheduled
 from orchestrator.worker.execution.time_limits import pool_limits
 from orchestrator.worker.requests.message_format import check_body, check_headers

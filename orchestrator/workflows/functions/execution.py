@@ -26,7 +26,7 @@ from orchestrator.core.errors import (
 )
 from orchestrator.core.workflows.run_calls import Suspended
 from orchestrator.core.workflows.run_state import DEPLOYMENT_REASONS
-from orchestrator.worker.execution.execute import as_json
+from orchestrator.worker.execution.handler_result import as_json
 from orchestrator.workflows.definition import StepDefinition
 from orchestrator.workflows.functions.history import History, fingerprint_of
 

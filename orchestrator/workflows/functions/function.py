@@ -18,7 +18,7 @@ from orchestrator.core.secrets.masked_repr import masked_repr
 from orchestrator.core.workflows.plan import OnFailure
 from orchestrator.sending.celery_sends import STARTED_BY, outside_of_runs
 from orchestrator.sending.send_options import check_options
-from orchestrator.worker.execution.execute import supervision_of
+from orchestrator.worker.execution.message_supervision import supervision_of
 from orchestrator.workflows.compiling.check import is_name
 from orchestrator.workflows.compiling.compiler import compile_steps
 from orchestrator.workflows.definition import Limit, StepOptions, Workflow, on_failure_fault

@@ -82,7 +82,7 @@ class RunningSteps:
 
     def current(self) -> StepContext | None:
         """The step whose handler runs in this thread; see :meth:`Workflows.current_step`."""
-        from orchestrator.worker.execution.execute import supervision_of
+        from orchestrator.worker.execution.message_supervision import supervision_of
 
         task = self._app.current_task
         if task is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.core.secrets.redact import HIDDEN
 from orchestrator.transport.letter_draft import MESSAGE_LIMIT
-from orchestrator.worker.execution.execute import failure_of
+from orchestrator.worker.execution.failure_record import failure_of
 
 
 def raised(text: str) -> Exception:

@@ -15,7 +15,7 @@ from orchestrator.core.checks.problems import problems_in
 from orchestrator.core.secrets.long_texts import LONGEST
 from orchestrator.core.secrets.masked_repr import masked_repr
 from orchestrator.transport.letter_draft import MESSAGE_LIMIT
-from orchestrator.worker.execution.execute import TRACEBACK_LIMIT, failure_of
+from orchestrator.worker.execution.failure_record import TRACEBACK_LIMIT, failure_of
 from orchestrator.worker.masked_logs import SecretMaskingFilter
 
 #: Searched whole, it takes more than 2 s.
