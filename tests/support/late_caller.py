@@ -1,7 +1,7 @@
 """A process whose requests have no reply in time.
 
-``python -m tests.support.late_caller URL`` reads the names of ways to ask, one a line, and writes for each how it has
-ended: the names of the errors that its caller gets.
+``python -m tests.support.late_caller URL`` writes ``loaded``, reads names of ways to ask, one a line, and writes for
+each how it has ended: the names of the errors that its caller gets.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ WAYS: Final[Mapping[str, Callable[[Orchestrator], Any]]] = {
 
 def _main(url: str) -> None:
     orchestrator = make(url)
+    print("loaded", flush=True)  # noqa: T201
     for line in sys.stdin:
         try:
             result = WAYS[line.strip()](orchestrator)

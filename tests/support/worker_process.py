@@ -28,7 +28,9 @@ def logs_of(*workers: WorkerProcess) -> Callable[[], str]:
 
 
 class WorkerProcess:
-    """``celery -A APP worker …`` against a Redis; ready once it holds a lease there.
+    """``celery -A APP worker …`` against a Redis; ready once it has sent the first heartbeat of its lease there.
+
+    A death before that leaves no connection that its record names, so it is found when the lease runs out.
 
     With ``transport_only``, the app has no Orchestrator, but its transport still takes out leases.
     """
@@ -102,7 +104,8 @@ class WorkerProcess:
     def _is_ready(self, client: redis.Redis, before: set[str]) -> bool:
         if self._process is not None and self._process.poll() is not None:
             raise AssertionError(f"{self.name} stopped with {self._process.returncode}:\n{self.log()}")
-        return any(f":{self.pid}#" in lease for lease in self._leases(client) if lease not in before)
+        own = [lease for lease in self._leases(client) if lease not in before and f":{self.pid}#" in lease]
+        return any(client.hexists(f"{self._prefix}orc:incarnation:{lease}", "client") for lease in own)
 
     @property
     def incarnation(self) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ from tests.apps import delegation_app as app
 from tests.apps.calls_app import Slowly
 from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
+from tests.support.started_script import LOADED, started_script
 from tests.support.worker_process import ROOT, WorkerProcess
 
 WAIT_S = 30
@@ -176,7 +175,9 @@ import sys
 sys.path.insert(0, {root!r})
 from orchestrator import Send
 from tests.apps import delegation_app as app
-app.make({url!r}).call("worker", app.Echo(text="left", how="holds"), timeout_s={timeout_s}, fallback=[Send()])
+orchestrator = app.make({url!r})
+{loaded}
+orchestrator.call("worker", app.Echo(text="left", how="holds"), timeout_s={timeout_s}, fallback=[Send()])
 """
 
 
@@ -184,13 +185,12 @@ app.make({url!r}).call("worker", app.Echo(text="left", how="holds"), timeout_s={
 def test_a_caller_that_is_killed_leaves_its_request_and_no_fallback(line: Line, timeout_s: int) -> None:
     """The agent answers others once the request has ended: as it ends, or at its deadline."""
     accepted = line.row("worker").accepted
-    script = _CALLER.format(root=str(ROOT), url=line.url, timeout_s=timeout_s)
-    caller = subprocess.Popen([sys.executable, "-c", script])
-    try:
-        eventually(lambda: line.redis.llen("test:begun") == 1, WAIT_S, line.log)
-    finally:
-        caller.kill()
-        caller.wait()
+    script = _CALLER.format(root=str(ROOT), url=line.url, timeout_s=timeout_s, loaded=LOADED)
+    with started_script(script) as caller:
+        try:
+            eventually(lambda: line.redis.llen("test:begun") == 1, WAIT_S, line.log)
+        finally:
+            caller.kill()
     if timeout_s == 60:
         line.redis.rpush("test:go:left", 1)
     assert line.orchestrator.call("worker", app.Echo(text="still alive"), timeout_s=20) == "still alive"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from time import monotonic
@@ -32,6 +31,7 @@ from orchestrator.embedded import EmbeddedServer
 from tests.apps.calls_app import Quote, Slowly
 from tests.support.askers import Askers, askers
 from tests.support.eventually import eventually
+from tests.support.started_script import LOADED, started_script
 from tests.support.worker_process import ROOT
 
 
@@ -107,23 +107,22 @@ from orchestrator import Send
 from tests.apps import calls_app
 from tests.apps.calls_app import Quote
 orchestrator = calls_app.make({url!r})
+{loaded}
 orchestrator.call("bounded", Quote(number=8, how="holds"), timeout_s={timeout_s}, fallback=[Send(durable=True)])
 """
 
 
-def begin_caller(both: Askers, timeout_s: float) -> subprocess.Popen[bytes]:
-    script = CALLER.format(root=str(ROOT), url=both.url, timeout_s=timeout_s)
-    return subprocess.Popen([sys.executable, "-c", script])
+def begin_caller(both: Askers, timeout_s: float) -> subprocess.Popen[str]:
+    return started_script(CALLER.format(root=str(ROOT), url=both.url, timeout_s=timeout_s, loaded=LOADED))
 
 
 def test_a_durable_fallback_is_sent_although_its_caller_was_killed(both: Askers) -> None:
     # A busy worker begins it after some seconds; after the time-out it would not begin it.
-    caller = begin_caller(both, timeout_s=5)
-    try:
-        eventually(lambda: both.redis.llen("test:begun") == 1, 20)
-    finally:
-        caller.kill()
-        caller.wait()
+    with begin_caller(both, timeout_s=5) as caller:
+        try:
+            eventually(lambda: both.redis.llen("test:begun") == 1, 20)
+        finally:
+            caller.kill()
     # A sweep notices the time-out; the request runs, and ends as it ends.
     eventually(lambda: both.counts("bounded").get("fell_back") == 1, 20)
     both.redis.rpush("test:go:8", 1, 1)

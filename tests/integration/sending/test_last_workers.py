@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -17,6 +16,7 @@ from orchestrator.transport.options import Options
 from tests.apps import calls_app
 from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
+from tests.support.started_script import LOADED, started_script
 from tests.support.worker_process import ROOT, WorkerProcess
 
 #: A plain script. It prints what has come of its wait.
@@ -28,6 +28,7 @@ from tests.apps import calls_app
 from tests.apps.calls_app import Quote
 orchestrator = calls_app.make({url!r})
 quote = Quote(number=3, how="holds")
+{loaded}
 try:
     print({wait})
 except OrchestratorError as error:
@@ -59,8 +60,7 @@ def last() -> Iterator[Cluster]:
 @contextmanager
 def script(last: Cluster, wait: str) -> Iterator[subprocess.Popen[str]]:
     """The script, once the worker has begun what it waits for."""
-    source = CALLER.format(root=str(ROOT), url=last.url, wait=wait)
-    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) as process:
+    with started_script(CALLER.format(root=str(ROOT), url=last.url, wait=wait, loaded=LOADED)) as process:
         try:
             eventually(lambda: last.redis.llen("test:begun"), 20, last.log)
             yield process

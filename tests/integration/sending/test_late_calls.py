@@ -35,6 +35,8 @@ def caller(both: Askers) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loaded\n"
         try:
             yield process
         finally:
