@@ -2,7 +2,7 @@
 
 Celery sends them in the thread of the event loop and has kombu retry without end or log line. While Redis is away, a
 worker whose event came before it noticed a lost connection would not connect again, nor stop when told to. An event
-that is not sent stays with the dispatcher, which sends it after the reconnect.
+that could not be sent is dropped: the next one comes in seconds, and the dispatcher would keep it until a reconnect.
 
 Importing this changes Celery's ``Heart``.
 """
@@ -19,8 +19,16 @@ _send_by_celery = Heart._send
 
 
 def _send(heart: Any, event: str, retry: bool = True) -> Any:
-    """As Celery's; never retried on a connection that is ours."""
-    return _send_by_celery(heart, event, retry=retry and not _is_ours(heart.eventer.connection))
+    """As Celery's; on a connection that is ours it is neither retried nor kept."""
+    dispatcher = heart.eventer
+    if not retry or not _is_ours(dispatcher.connection):
+        return _send_by_celery(heart, event, retry=retry)
+    sent = _send_by_celery(heart, event, retry=False)
+    unsent = dispatcher._outbound_buffer
+    with dispatcher.mutex:
+        for entry in [entry for entry in unsent if entry[1] == event.replace("-", ".")]:
+            unsent.remove(entry)
+    return sent
 
 
 def _is_ours(connection: Any) -> bool:

@@ -41,7 +41,11 @@ def test_an_event_that_cannot_be_sent_is_not_waited_for(own_redis_server: Embedd
         assert not dispatcher._outbound_buffer
         # What still tries then ends once Redis is back.
         with ThreadPoolExecutor(1) as sending, killed(own_redis_server):
-            sending.submit(heart._send, event).result(timeout=10)
+            dispatcher.send("mine-begun")
+            for _ in range(2):
+                sending.submit(heart._send, event).result(timeout=10)
+        # It would be kept until a reconnect, which may never come, and say what is not so any more.
+        assert [routing_key for _, routing_key, *_ in dispatcher._outbound_buffer] == ["mine.begun"]
         heart._send(event)
     app.close()
 
