@@ -32,6 +32,8 @@ _DEFAULTS: Final = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "broker_connection_retry_on_startup": True,
+    # Celery ends a worker after 100 attempts, which is 46 minutes.
+    "broker_connection_max_retries": None,
 }
 
 #: Where Celery finds the scheduler whose schedules are in Redis.

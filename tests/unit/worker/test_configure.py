@@ -138,6 +138,7 @@ def test_the_users_settings_and_ours_hold_together_whenever_and_however_they_are
     assert conf.beat_schedule["tidy"] == SHOP
     assert (conf.task_acks_late, conf.task_reject_on_worker_lost) == (True, True)
     assert conf.broker_connection_retry_on_startup is True
+    assert conf.broker_connection_max_retries is None
     assert (conf.result_expires, conf.accept_content) == (60, ["json"])
     assert {"shop", "billing"} <= set(app.amqp.queues.consume_from)
     task = app.task(name="shop.tidy", shared=False)(nothing)
@@ -242,8 +243,10 @@ def test_other_explicit_words_win_too() -> None:
     Orchestrator(app)
     app.conf.task_reject_on_worker_lost = False
     app.conf.broker_connection_retry_on_startup = False
+    app.conf.broker_connection_max_retries = 5
     assert not app.conf.task_reject_on_worker_lost
     assert not app.conf.broker_connection_retry_on_startup
+    assert app.conf.broker_connection_max_retries == 5
 
 
 # -- what cannot be merged
