@@ -99,15 +99,15 @@ class Sender:
         checked_queue_of(self._app, outgoing)
         return outgoing
 
-    def deliver(self, outgoing: OutgoingMessage) -> Delivery:
-        """Send an outgoing message.
+    def deliver(self, outgoing: OutgoingMessage, backend: Backend | None = None) -> Delivery:
+        """Send an outgoing message; by this backend, if the sender has looked it up already.
 
         Raises:
             AgentDown, BrokerUnavailable, SendFailed: as :meth:`send`.
         """
         if tracing.is_on():
             outgoing = replace(outgoing, trace={})
-        backend = self._backend()
+        backend = backend or self._backend()
         sent = send_with_events(backend, outgoing)
         delivery = self.delivery_of(outgoing, sent, backend)
         if backend.inline and sent.published and outgoing.supervision.on_error is OnError.RAISE:

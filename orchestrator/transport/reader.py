@@ -29,7 +29,7 @@ _NO_LEASE = -2
 #: From here down, a reply's first number says that a mailbox is on hold.
 _ON_HOLD = -10
 
-#: Lists of mailboxes for which the keys of a claim are kept: those of one list, in turns.
+#: Lists of mailboxes for which the keys of a claim are kept: those of one list, in turns; and streams that are known.
 _MOST_KEPT = 64
 
 #: Longest sleep of a reader one of whose mailboxes is on hold, when it does not wait at its other streams either, or is
@@ -69,6 +69,8 @@ class Reader:
         self._asked_at = self._claimed_at = self._claim_answered_at = float("-inf")
         #: What a claim of these mailboxes names; it is the same from claim to claim.
         self._claim_keys: dict[tuple[str, ...], list[str]] = {}
+        #: By its name as it is in a reply, a stream that a sleep has read, with its level and its mailbox.
+        self._parts: dict[bytes, tuple[str, str, str]] = {}
 
     def forget(self) -> None:
         """No reply is expected any more."""
@@ -223,13 +225,16 @@ class Reader:
         # RESP3 answers with a mapping, RESP2 with pairs.
         pairs = reply.items() if isinstance(reply, dict) else reply or ()
         for raw_stream, entries in pairs:
-            stream = raw_stream.decode()
-            level, queue = stream.removeprefix(f"{self._keys.root}q:").split(":", 1)
+            stream, level, queue = self._parts_of(raw_stream)
             if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], list):
                 entries = entries[0]
             for entry, flat in entries:
                 if level == DOORBELL:
                     doorbells.append((stream, entry))
+                    continue
+                if type(flat) is list and len(flat) == 2 and flat[0] == b"m":
+                    # A message and nothing else, as most are.
+                    claimed.append(self._claimed(stream, queue, entry, flat[1], b""))
                     continue
                 values = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
                 raw = values.get(b"m", b"")
@@ -240,6 +245,17 @@ class Reader:
                     raw = with_lineage(raw, values.get(b"r", b""))
                 claimed.append(self._claimed(stream, queue, entry, raw, death_history))
         return claimed, doorbells
+
+    def _parts_of(self, raw_stream: bytes) -> tuple[str, str, str]:
+        """A stream's name, its level and its mailbox."""
+        known = self._parts.get(raw_stream)
+        if known is None:
+            if len(self._parts) > _MOST_KEPT:
+                self._parts.clear()
+            stream = raw_stream.decode()
+            level, queue = stream.removeprefix(f"{self._keys.root}q:").split(":", 1)
+            known = self._parts[raw_stream] = stream, level, queue
+        return known
 
     def _claimed(self, stream: str, queue: str, entry: bytes, raw: bytes, death_history: bytes) -> Buffered:
         entry_id = entry.decode()

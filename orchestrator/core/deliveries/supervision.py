@@ -149,21 +149,26 @@ class Supervision:
         """
         if type(wire) is not dict:
             raise InvalidPolicy(HEADER, wire, "an object")
-        if _COMMON.issuperset(wire):
-            return cls._read_once(wire)
-        run, deadline_at_s = wire.get("run"), wire.get("deadline_at_s")
+        common = wire.copy()
+        run, deadline_at_s = common.pop("run", None), common.pop("deadline_at_s", None)
         if (
-            not _WITH_ITS_OWN.issuperset(wire)
+            not _COMMON.issuperset(common)
             or (run is not None and type(run) is not dict)
             or (deadline_at_s is not None and type(deadline_at_s) is not float)
         ):
             return cls._read(wire)
-        known = cls._read_once({name: value for name, value in wire.items() if name not in _ITS_OWN})
+        known = cls._read_once(common)
+        if run is None and deadline_at_s is None:
+            return known
+        return known.with_its_own(None if run is None else dict(run), deadline_at_s)
+
+    def with_its_own(self, run: Mapping[str, Any] | None, deadline_at_s: float | None) -> Supervision:
+        """The supervision of a message that differs in what each message has for itself."""
         # Written out: dataclasses.replace() would take as long as reading all of it.
-        own = object.__new__(cls)
-        for name, value in zip(cls.__slots__, _all_values(known), strict=True):
+        own = object.__new__(type(self))
+        for name, value in zip(self.__slots__, _all_values(self), strict=True):
             object.__setattr__(own, name, value)
-        object.__setattr__(own, "run", None if run is None else dict(run))
+        object.__setattr__(own, "run", run)
         object.__setattr__(own, "deadline_at_s", deadline_at_s)
         return own
 
@@ -255,14 +260,11 @@ class Pause:
 
 _all_values: Final = attrgetter(*Supervision.__slots__)
 
-#: Members of the header that are the same for most messages of a type.
+#: Members of the header that are the same for most messages of a type; a step of a workflow has its own run besides,
+#: and a call its own deadline.
 _COMMON: Final = frozenset(
     {"retry", "on_error", "agent", "message", "track", "timeout_s", "hide", "ask", "on_death", "when_open"}
 )
-
-#: Members that each message has for itself: a step of a workflow its run, a call its deadline.
-_ITS_OWN: Final = frozenset({"run", "deadline_at_s"})
-_WITH_ITS_OWN: Final = _COMMON | _ITS_OWN
 
 #: The last version in which equal values have equal bytes, even if parts of them are shared.
 _MARSHAL_VERSION: Final = 2

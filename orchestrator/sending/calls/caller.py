@@ -218,7 +218,7 @@ class Caller:
         until = monotonic() + wait_s
         request = _counted(self._request(recipient, message, on_death, wait_s), wait_s)
         with backend.waiting(request, raises=raises):
-            return Asked(self._sender.deliver(request), wait_s, until).reply()
+            return Asked(self._sender.deliver(request, backend), wait_s, until).reply()
 
     def _wait_s(self, timeout_s: float) -> float:
         """How long to wait: in a handler, no longer than its attempt may take.

@@ -59,10 +59,13 @@ def build_agent_message(
             addresses.address(recipient, "")
         raise InvalidPolicy("message", message, "an instance of a Message class")
     address = addresses.address(recipient, message_name(type(message)))
-    # A deadline and a conversation differ from send to send.
-    is_usual = options is NO_OPTIONS and address.policy.deadline_s is None and CONVERSATION.get() is None
+    is_usual = _is_usual(options) and address.policy.deadline_s is None and CONVERSATION.get() is None
     if is_usual and (like := address.alike.get(type(message))) is not None:
-        return like.with_body(new_id(), [encode(message)])
+        if options.ends_by_s is None:
+            return like.with_body(new_id(), [encode(message)])
+        _refuse_passed(address.task, options.ends_by_s, time.time())
+        supervision = like.supervision.with_its_own(None, options.ends_by_s)
+        return like.with_body(new_id(), [encode(message)], supervision=supervision)
     built = build_message(
         addresses.timeouts,
         options,
@@ -77,9 +80,28 @@ def build_agent_message(
         bulkhead=address.bulkhead,
     )
     if is_usual:
+        s = built.supervision
         address.alike.clear()
-        address.alike[type(message)] = built.with_body("", ())
+        address.alike[type(message)] = built.with_body(
+            "", (), supervision=s if s.deadline_at_s is None else s.with_its_own(None, None)
+        )
     return built
+
+
+def _is_usual(options: CheckedOptions) -> bool:
+    """Whether a send leaves all to the policy of its recipient, but for the deadline that it inherits."""
+    return options is NO_OPTIONS or (
+        options.policy is SILENT
+        and options.track
+        and options.countdown_s is None
+        and options.idempotency is None
+        and not options.metadata
+    )
+
+
+def _refuse_passed(task: str, ends_by_s: float, now_s: float) -> None:
+    if ends_by_s < now_s + _LEAST_LEFT_S:
+        raise DeadlinePassed(task, round(max(0.0, now_s - ends_by_s), 3))
 
 
 def build_celery_message(
@@ -157,8 +179,7 @@ def build_message(
     deadline_at_s = earlier(None if deadline_s is None else now_s + deadline_s, options.ends_by_s)
     by = effective.sources.get("deadline_s", "default")
     if options.ends_by_s is not None:
-        if options.ends_by_s < now_s + _LEAST_LEFT_S:
-            raise DeadlinePassed(task, round(max(0.0, now_s - options.ends_by_s), 3))
+        _refuse_passed(task, options.ends_by_s, now_s)
         if deadline_at_s == options.ends_by_s:
             deadline_s, by = round(options.ends_by_s - now_s, 3), "what the sending handler handles"
     if deadline_s is not None and options.countdown_s is not None and deadline_s <= options.countdown_s:

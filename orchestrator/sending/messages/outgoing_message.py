@@ -43,15 +43,20 @@ class OutgoingMessage:
         return f"<OutgoingMessage {self.id}: {self.task}>"
 
     def with_body(
-        self, id: str, args: Sequence[Any], ask: AskRequest | None = None, kwargs: Mapping[str, Any] | None = None
+        self,
+        id: str,
+        args: Sequence[Any],
+        ask: AskRequest | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        supervision: Supervision | None = None,
     ) -> OutgoingMessage:
-        """The same message with another id and other arguments; if given, as the request of an ask."""
+        """The same message with another id and arguments; if given, as the request of an ask, or supervised so."""
         # Written out: for each of many messages, dataclasses.replace() would take twice as long.
         return OutgoingMessage(
             id,
             self.task,
             args,
-            self.supervision,
+            self.supervision if supervision is None else supervision,
             self.kwargs if kwargs is None else kwargs,
             self.queue,
             self.countdown_s,

@@ -199,7 +199,7 @@ class AckPipeline:
                 return False
         self._posted_meanwhile = False
         try:
-            if len(self._waiting) < self.unsent:
+            if self._queue or self._ack_count or self._unread:
                 self._send(may_wait)
                 self._read(everything=wait_s > 0, glance=glance)
             if wait_s and self._is_refused():

@@ -81,7 +81,7 @@ class SettlingRequest(TrackedRequest):
         channel = channel_of(self._message)
         runtime_s = self._took_s(runtime_s)
         if supervision.track and channel is not None:
-            if isinstance(result, Expanded | Suspended):
+            if isinstance(result, (Expanded, Suspended)):
                 record = {**self._handled_record(None, attempts, runtime_s), result.FIELD: result.to_wire()}
             else:
                 record = self._handled_record(result, attempts, runtime_s)

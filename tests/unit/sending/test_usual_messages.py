@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from pydantic import SecretStr
 
 from orchestrator import Message
 from orchestrator.core.calls.conversation import Conversation, within
+from orchestrator.core.errors import DeadlinePassed
 from orchestrator.core.policies.effective import Policy, merge
 from orchestrator.core.policies.timeouts import Timeouts
 from orchestrator.sending.address import Address
 from orchestrator.sending.messages.agent_messages import build_agent_message
 from orchestrator.sending.messages.outgoing_message import OutgoingMessage
-from orchestrator.sending.send_options import NO_OPTIONS, SendOptions, check_options
+from orchestrator.sending.send_options import NO_OPTIONS, CheckedOptions, SendOptions, check_options
 
 
 class Charge(Message):
@@ -96,3 +99,19 @@ def test_types_of_one_name_have_their_own_secrets() -> None:
     hidden = build_agent_message(addresses, "billing", OtherCharge(card=SecretStr("4711")), NO_OPTIONS)
     assert hidden.supervision.hide == ("card",)
     assert _build(addresses).supervision.hide == ()
+
+
+def test_one_that_inherits_a_deadline_has_that_and_the_next_one_has_none() -> None:
+    addresses = Addresses(Policy(timeout_s=3))
+    ends_by_s = time.time() + 60
+    for _ in range(2):
+        inherits, usual = _build(addresses, options=CheckedOptions(ends_by_s=ends_by_s)), _build(addresses)
+        assert inherits.supervision.deadline_at_s == ends_by_s
+        assert usual.supervision == replace(inherits.supervision, deadline_at_s=None)
+
+
+def test_none_is_sent_whose_inherited_deadline_has_passed() -> None:
+    addresses = Addresses(Policy())
+    _build(addresses)
+    with pytest.raises(DeadlinePassed):
+        _build(addresses, options=CheckedOptions(ends_by_s=time.time() - 1))
