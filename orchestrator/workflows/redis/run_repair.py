@@ -8,11 +8,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
 from orchestrator.core.workflows.plan import StepPlan, number_of
 from orchestrator.core.workflows.run_calls import CallList
 from orchestrator.core.workflows.run_state import ENDED
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.refused_work import RefusedWork
 from orchestrator.transport.store import Store
 from orchestrator.workflows.redis import scripts
 from orchestrator.workflows.redis.agendas import advance
@@ -41,6 +43,7 @@ class RunRepair:
         self._open_store = store
         self._late_ms = to_ms(late_s)
         self._search: Iterator[tuple[str, str, str]] | None = None
+        self._refused = RefusedWork(logger, "in the next search")
 
     def run(self, budget_s: float = _SLICE_S) -> int:
         """Search for a while. Returns how many steps were repaired.
@@ -62,16 +65,23 @@ class RunRepair:
     def _steps(self, store: Store) -> Iterator[tuple[str, str, str]]:
         """Sent steps of open runs, and functions that wait for calls; an empty step after each page."""
         for uid in list(self._reads.uids()):
-            status = self._reads.status(uid)
-            if status is None or status.ended:
-                continue
-            cursor = 0
-            while True:
-                cursor, page = store.ask(partial(_scan, store=store, uid=uid, cursor=cursor))
-                yield from ((uid, step, state) for step, state in page.items() if state[0] in "sy")
-                yield uid, "", ""
-                if cursor == 0:
-                    break
+            try:
+                yield from self._steps_of(store, uid)
+            except BrokerUnavailable as error:
+                # What is wrong with one run must not end the search.
+                self._refused.pass_over(f"the search through run {uid}", error)
+
+    def _steps_of(self, store: Store, uid: str) -> Iterator[tuple[str, str, str]]:
+        status = self._reads.status(uid)
+        if status is None or status.ended:
+            return
+        cursor = 0
+        while True:
+            cursor, page = store.ask(partial(_scan, store=store, uid=uid, cursor=cursor))
+            yield from ((uid, step, state) for step, state in page.items() if state[0] in "sy")
+            yield uid, "", ""
+            if cursor == 0:
+                return
 
     def _is_stuck(self, store: Store, uid: str, step: str, state: str) -> bool:
         if state[0] == "y":
