@@ -15,6 +15,7 @@ from orchestrator.core.errors import (
     BrokerUnavailable,
     BulkheadFull,
     CircuitOpen,
+    DeadlinePassed,
     MailboxFull,
     OrchestratorError,
     SendFailed,
@@ -87,6 +88,11 @@ class WatchedCall:
                 error, names = refused, (type(refused).__name__,)
             except NotSent:
                 logger.warning("call not retried: its mailbox has no budget of retries left: %s", error)
+                raise error from None
+            except DeadlinePassed:
+                if attempt == 1:
+                    raise
+                # Its time ran out in the pause, and the error of the last request is known.
                 raise error from None
             pause_s = next_pause_s(self._retry, attempt, names) if names else None
             if pause_s is None or monotonic() + pause_s >= self._until:
