@@ -76,7 +76,9 @@ class Sender:
         return self._send(recipient, message, check_options(options, arguments=frozenset({"recipient", "message"})))
 
     def _send(self, recipient: Any, message: Message | None, options: CheckedOptions) -> Delivery:
-        return self.deliver(self.build(recipient, message, options))
+        # First: what the process loads for its first send is not in the time until the deadline.
+        backend = self._backend()
+        return self.deliver(self.build(recipient, message, options), backend)
 
     def build(self, recipient: Any, message: Message | None, options: CheckedOptions) -> OutgoingMessage:
         """The outgoing message of a send.
@@ -182,8 +184,8 @@ class Sender:
             BrokerUnavailable: Redis did not accept it.
         """
         checked = check_options(options, SEND_MANY_OPTIONS, "send_many", frozenset({"recipient", "messages"}))
-        outgoing = build_agent_messages(self._directory, recipient, messages, checked)
         backend = self._backend()
+        outgoing = build_agent_messages(self._directory, recipient, messages, checked)
         if not outgoing:
             return Deliveries("", (), (), (), backend.outcome, backend.tracker, "")
         s = outgoing[0].supervision
@@ -222,8 +224,8 @@ class Sender:
             BrokerUnavailable: Redis did not accept it.
         """
         checked = check_options(options, BROADCAST_OPTIONS, "broadcast", _BROADCAST_ARGUMENTS)
-        request = self._broadcast_request(recipients, message, strategy_of(strategy), compensate, checked)
         backend = self._backend()
+        request = self._broadcast_request(recipients, message, strategy_of(strategy), compensate, checked)
         began = monotonic()
         trace: dict[str, Any] = {}
         name = request.copies[0].supervision.message

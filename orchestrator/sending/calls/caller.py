@@ -206,11 +206,11 @@ class Caller:
     # -- one request
 
     def _ask(self, recipient: Any, message: Message | None, timeout_s: float, on_death: str) -> Asked:
-        self._backend()
+        backend = self._backend()
         wait_s = self._wait_s(timeout_s)
         until = monotonic() + wait_s
         request = _counted(self._request(recipient, message, on_death, wait_s), wait_s)
-        return Asked(self._sender.deliver(request), wait_s, until)
+        return Asked(self._sender.deliver(request, backend), wait_s, until)
 
     def _reply(self, recipient: Any, message: Message | None, timeout_s: float, on_death: str, raises: bool) -> Any:
         backend = self._backend()

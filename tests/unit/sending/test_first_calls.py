@@ -1,4 +1,4 @@
-"""What a process loads for its first request is not in the time that the request has."""
+"""What a process loads for its first message is not in the time that the message has."""
 
 from __future__ import annotations
 
@@ -42,3 +42,31 @@ def test_the_backend_is_loaded_before_the_time_runs(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(caller, "monotonic", lambda: read(monotonic))
     ASKS[way](made)
     assert steps.index("backend") < steps.index("clock")
+
+
+SENDS: dict[str, Callable[[Orchestrator], Any]] = {
+    "send": lambda made: made.send("billing", Quote(number=1), deadline_s=30),
+    "many": lambda made: made.send_many("billing", [Quote(number=1)], deadline_s=30),
+    "broadcast": lambda made: made.broadcast(["billing", "bounded"], Quote(number=1), deadline_s=30),
+}
+
+
+@pytest.mark.parametrize("way", SENDS)
+def test_the_backend_is_loaded_before_a_deadline_is_set(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    made = calls_app.make(NO_REDIS, eager=True)
+    steps: list[str] = []
+    backend, scaled = made.runtime.sender._backend, made.runtime.directory.timeouts.scaled
+
+    def load() -> Any:
+        steps.append("backend")
+        return backend()
+
+    def scale(limit_s: float | None) -> float | None:
+        # Of the deadline: the clock is read next.
+        steps.append("deadline")
+        return scaled(limit_s)
+
+    monkeypatch.setattr(made.runtime.sender, "_backend", load)
+    monkeypatch.setattr(type(made.runtime.directory.timeouts), "scaled", lambda _self, limit_s: scale(limit_s))
+    SENDS[way](made)
+    assert steps.index("backend") < steps.index("deadline")
