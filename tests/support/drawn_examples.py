@@ -19,12 +19,17 @@ FACTOR = "EXPLORE_FACTOR"
 
 def load_profiles() -> None:
     """Register both profiles, and load the fixed one."""
-    # On a busy machine any example may take longer than Hypothesis' 200 ms.
-    both: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "database": None}
-    settings.register_profile(FIXED, derandomize=True, **both)
-    settings.register_profile(EXPLORE, derandomize=False, print_blob=True, **both)
+    register_profiles()
     settings.load_profile(FIXED)
     _draw_without_local_constants()
+
+
+def register_profiles() -> None:
+    """Register both profiles. A test that says nothing else has a hundred examples, or that many times the factor."""
+    # On a busy machine any example may take longer than Hypothesis' 200 ms.
+    both: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "database": None}
+    settings.register_profile(FIXED, derandomize=True, max_examples=100, **both)
+    settings.register_profile(EXPLORE, derandomize=False, print_blob=True, max_examples=100 * _factor(), **both)
 
 
 def is_exploring() -> bool:
@@ -34,7 +39,11 @@ def is_exploring() -> bool:
 
 def times_factor(number: int) -> int:
     """A number of examples or seconds; at random, as many times as the environment says."""
-    return number * int(os.environ.get(FACTOR, "1")) if is_exploring() else number
+    return number * _factor() if is_exploring() else number
+
+
+def _factor() -> int:
+    return int(os.environ.get(FACTOR, "1"))
 
 
 def mark_drawn(items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.drawn_examples import EXPLORE, FACTOR, FIXED, is_exploring, times_factor
+from tests.support.drawn_examples import EXPLORE, FACTOR, FIXED, is_exploring, register_profiles, times_factor
 
 FIXED_SETTINGS = settings(settings.get_profile(FIXED), max_examples=200)
 
@@ -63,5 +63,9 @@ def test_only_exploring_multiplies_examples(monkeypatch: pytest.MonkeyPatch, pro
     settings.load_profile(profile)
     try:
         assert (is_exploring(), times_factor(25)) == (profile == EXPLORE, examples)
+        register_profiles()
+        assert [settings.get_profile(name).max_examples for name in (FIXED, EXPLORE)] == [100, 1000]
     finally:
+        monkeypatch.undo()
+        register_profiles()
         settings.load_profile(loaded)
