@@ -17,8 +17,8 @@ from orchestrator.supervisor.reading.asked_app import NotImported, ask_app, is_r
 from orchestrator.supervisor.reading.definition import Definition, Kind
 
 #: Answers with an app's agents whose mailboxes no worker of the tree serves, the queues of the tree's workers that no
-#: agent, task or setting of the app names, the app's broker, and the entries of beat whose queue no worker serves. If
-#: a route is a function, any queue may be meant.
+#: agent, task or setting of the app names, the app's broker, the entries of beat whose queue no worker serves, and why
+#: the queue of others is not known. If a route is a function, any queue may be meant.
 _QUESTION = """
 from celery.beat import Scheduler
 app.loader.import_default_modules()
@@ -38,21 +38,27 @@ def queue_of(entry):
     queue = app.amqp.router.route({name: value for name, value in options.items() if value}, entry.task)['queue']
     return str(getattr(queue, 'name', queue))
 beat = Scheduler(app, schedule={}, lazy=True)
-unserved = {}
-try:
-    beat.install_default_entries(app.conf.beat_schedule or {})
-    beat.update_from_dict(app.conf.beat_schedule or {})
-    for name, entry in beat.schedule.items() if served is not None else ():
-        if (queue := queue_of(entry)) not in [*served, *agents]:
-            unserved.setdefault(queue, []).append(name)
-except Exception:
-    # An entry, or a route, is not as Celery wants it; beat and the senders say so.
-    pass
+unserved, faults = {}, {}
+def attempt(name, act):
+    try:
+        return act()
+    except Exception as error:
+        # An entry, or a route, is not as Celery wants it. The others are looked at.
+        faults[name] = f'{type(error).__name__}: {error}'
+entries = app.conf.beat_schedule or {}
+attempt('', lambda: beat.install_default_entries(entries))
+for name in attempt('', lambda: list(entries)) or ():
+    attempt(str(name), lambda: beat.update_from_dict({name: entries[name]}))
+for name, entry in beat.schedule.items() if served is not None else ():
+    queue = attempt(str(name), lambda: queue_of(entry))
+    if queue is not None and queue not in [*served, *agents]:
+        unserved.setdefault(queue, []).append(str(name))
 answer = [
     [name for name in agents if served is not None and name not in served],
     [name for name in queues if known and name not in named],
     str(app.conf.broker_url or ''),
     unserved,
+    faults,
 ]
 """
 
@@ -99,7 +105,7 @@ def _of_app(definition: Definition, app: str) -> list[str]:
     queues = sorted({queue for one in workers for queue in one.queues})
     asked = json.dumps([None if serves_all else queues, queues])
     try:
-        unserved, unnamed, broker, of_beat = ask_app(app, definition.directory, _QUESTION, asked)
+        unserved, unnamed, broker, of_beat, faults = ask_app(app, definition.directory, _QUESTION, asked)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [f"app {app}: not imported: {error}"]
     # Each app has a beat of its own.
@@ -110,6 +116,11 @@ def _of_app(definition: Definition, app: str) -> list[str]:
         *(
             f"no worker serves queue {queue}, to which beat sends {', '.join(entries)}; add it to a worker's queues"
             for queue, entries in of_beat.items()
+            if has_beat
+        ),
+        *(
+            f"entry {name!r} of beat_schedule: its queue is not known: {why}" if name else f"beat_schedule: {why}"
+            for name, why in faults.items()
             if has_beat
         ),
         *_other_broker(definition, app, broker),

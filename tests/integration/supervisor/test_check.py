@@ -98,6 +98,36 @@ def test_queues_that_the_app_knows_are_not_warned_of(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        (
+            "beat_schedule = {'bad': {'task': 'a', 'schedule': 5, 'options': 7}, 'good': {'task': 'b', 'schedule': 5}}",
+            "entry 'bad' of beat_schedule: its queue is not known: ",
+        ),
+        (
+            "beat_schedule = {'bad': {'nonsense': 1}, 'good': {'task': 'b', 'schedule': 5}}",
+            "entry 'bad' of beat_schedule: its queue is not known: ",
+        ),
+        ("beat_schedule = {'bad': {'task': 'a', 'schedule': 5}, 'good': {'task': 'b', 'schedule': 5}}", ""),
+        ("beat_schedule = [7]", "beat_schedule: "),
+    ],
+    ids=["options", "keys", "route", "list"],
+)
+def test_an_entry_of_which_the_queue_is_not_known_hides_no_other(tmp_path, setting, fault):
+    """Regression: one that raised silenced the warnings of all entries."""
+    text = "from celery import Celery\napp = Celery('routed')\n"
+    route = "def route(name, *args, **options):\n    if name == 'a':\n        raise LookupError('no such route')\n"
+    uses_route = "app.conf.task_routes = (route,)\n" if not fault else ""
+    (tmp_path / "routed.py").write_text(f"{text}{route}{uses_route}app.conf.{setting}\n")
+    done = check(tmp_path, [{"id": "a", "kind": "worker", "queues": ["other"]}, BEAT], app="routed")
+
+    assert done.returncode == 0
+    assert (fault or "entry 'bad' of beat_schedule: its queue is not known: LookupError: no such route") in done.stderr
+    assert "[7]" in setting or "no worker serves queue celery, to which beat sends" in done.stderr
+    assert "[7]" in setting or "good" in done.stderr
+
+
 def test_all_faults_at_once_and_exit_code_2(tmp_path):
     done = check(tmp_path, [process("a", replicas=-1), {"id": "b", "kind": "wurker"}], intensity=-1)
 
