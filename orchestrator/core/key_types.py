@@ -26,7 +26,7 @@ _BEGINNINGS: Final = {
     "set": (
         "barriers-of: cancelling letters:agent: letters:error: letters:group: letters:message: letters:reason: "
         "monitor-owners monitor-targets monitors-of: named-of: queues runs:busy runs:paused runs:placed "
-        "scheduler-declares: schedules-of: servers:"
+        "scheduler-declares: schedules-of: schedules:owners servers:"
     ),
     "stream": "dead-letters deaths endings inbox: letters:audit letters:kind: named-terms: q: schedules:fires",
     "list": "ballot-decision: ballot-undelivered: downs: items: lane: named-free: outcome: runs:queued: wake:",
@@ -43,7 +43,7 @@ TYPES: Final = tuple(_BEGINNINGS)
 KEY_TYPES: Final = {name: kind for kind, names in _BEGINNINGS.items() for name in names.split()}
 
 #: Keys beside a run's and a broadcast's (see `runs.lua`, `broadcast_ends.lua`), by what follows the id.
-_PARTS: Final = {
+PARTS: Final = {
     **dict.fromkeys(("plan", "templates", "states", "outcomes", "maps", "events", "calls"), "hash"),
     **dict.fromkeys(("agenda", "ready", "undo", "postponed", "ended", "handled"), "list"),
     "unplaced": "zset",
@@ -65,7 +65,7 @@ def type_of(keys: Keys, name: str) -> str:
     if own in KEY_TYPES:
         return KEY_TYPES[own]
     if own.startswith(_WITH_PARTS) and own.count(":") == 2:
-        return _PARTS.get(own.rpartition(":")[2], "")
+        return PARTS.get(own.rpartition(":")[2], "")
     fitting = [beginning for beginning in KEY_TYPES if beginning.endswith(":") and own.startswith(beginning)]
     return KEY_TYPES[max(fitting, key=len)] if fitting else ""
 

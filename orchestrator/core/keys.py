@@ -481,6 +481,11 @@ class Keys:
         return f"{self.root}schedules-of:{owner}"
 
     @property
+    def schedule_owners(self) -> str:
+        """Set of the owners of schedules. A schedule without an owner was added at run time."""
+        return f"{self.root}schedules:owners"
+
+    @property
     def scheduler(self) -> str:
         """Hash of the schedulers' turn: whose it is and until when; and a mark by which a loss of data is noticed."""
         return f"{self.root}scheduler"

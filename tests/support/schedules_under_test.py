@@ -72,14 +72,16 @@ class Schedules:
         seconds, micros = self.redis.time()
         return int(seconds * 1000 + micros // 1000)
 
-    def declare(self, name: str = "nightly", *, due_s: float = 0.0, every_s: float = 60.0, **fields: Any) -> None:
+    def declare(
+        self, name: str = "nightly", *, due_s: float = 0.0, every_s: float = 60.0, owner: str = "", **fields: Any
+    ) -> None:
         """Add a schedule whose first time was ``due_s`` seconds ago."""
         fields.setdefault("recipient", AgentRecipient("ledgers", "Reconcile", {"day": 1}))
         fields.setdefault("trigger", Interval(round(every_s * 1000)))
         definition = ScheduleDefinition(id=name, **fields)
         state = begin(definition, self.now_ms() - round((every_s + due_s) * 1000))
         one = scripts.Declaration(
-            name, "", encode_definition(definition), state.due_ms, change=change_of(Decision(state)), mode="add"
+            name, owner, encode_definition(definition), state.due_ms, change=change_of(Decision(state)), mode="add"
         )
         ((_, status),) = self.store.run(*scripts.declare_schedules(self.keys, [one], most=1000, most_history=1000))
         assert status == b"added"

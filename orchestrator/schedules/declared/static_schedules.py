@@ -162,14 +162,19 @@ class StaticSchedules:
         return {one.definition.id: one.bound for one in declared if one.bound is not None}
 
     def count(self) -> int:
-        """How many schedules in Redis this app's code declares, whichever scheduler has declared them.
+        """How many schedules in Redis have an owner: the code of an app, this one's or another's, or an incarnation.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
         store = self._store()
         try:
-            return sum(int(store.client.scard(store.keys.schedules_of(one))) for one in owners_of(self._app_name))
+            found: Any = store.client.smembers(store.keys.schedule_owners)
+            owners = {raw.decode("utf-8", "surrogateescape") for raw in found} | {*owners_of(self._app_name)}
+            with store.client.pipeline(transaction=False) as pipe:
+                for owner in owners:
+                    pipe.scard(store.keys.schedules_of(owner))
+                return sum(pipe.execute())
         except RedisError as error:
             raise store.failure(error) from error
 

@@ -140,6 +140,30 @@ def test_a_loss_of_what_code_declares_alone_is_no_error(
     assert lost.measurements["count"] == 0
 
 
+def test_what_another_app_declares_is_not_added_at_run_time(schedules: Schedules, emitted: list[Event]) -> None:
+    """Regression: the other app's entries counted as lost for good, although its beat declares them again."""
+    service = schedules.scheduler()
+    schedules.declare("added", due_s=-3600)
+    for owner in ("s:other", "a:other", "i:w@h:1#1"):
+        schedules.redis.zadd(schedules.keys.leases, {"w@h:1#1": 1})
+        schedules.declare(owner.replace(":", "-"), due_s=-3600, owner=owner)
+    service.tick()
+    schedules.redis.flushdb()
+    service.tick()
+    (lost,) = [event for event in emitted if event.name == events.SCHEDULES_LOST]
+    assert lost.measurements["count"] == 1
+
+
+def test_an_owner_without_schedules_is_forgotten(schedules: Schedules) -> None:
+    schedules.declare("one", due_s=-3600, owner="s:other")
+    schedules.declare("two", due_s=-3600, owner="s:other")
+    api = schedules.orchestrator.schedules
+    for left in ("one", "two"):
+        assert schedules.redis.smembers(schedules.keys.schedule_owners) == {b"s:other"}
+        api[left].remove()
+    assert not schedules.redis.exists(schedules.keys.schedule_owners)
+
+
 def test_a_clock_that_jumps_is_noticed(schedules: Schedules, emitted: list[Event]) -> None:
     service = schedules.scheduler()
     service.tick()

@@ -28,7 +28,7 @@ local function declare(at)
     if mode == 'keep' or is_same and rev ~= '' and redis.pcall('HEXISTS', root .. 'schedules:broken', id) ~= 1 then return {now_rev, 'kept'} end
     if rev == '' then
       -- Nothing can be kept of what cannot be read.
-      if f[2] then redis.call('SREM', root .. 'schedules-of:' .. f[2], id) end
+      if f[2] then schedules.disown(root, f[2], id) end
       redis.call('DEL', state)
       f = {}
     elseif rev ~= (f[1] or '0') then
@@ -42,10 +42,10 @@ local function declare(at)
   redis.call('HSET', definitions, id, definition)
   redis.pcall('HDEL', root .. 'schedules:broken', id)
   now_rev = redis.call('HINCRBY', state, 'r', 1)
-  if f[2] and f[2] ~= owner then redis.call('SREM', root .. 'schedules-of:' .. f[2], id) end
+  if f[2] and f[2] ~= owner then schedules.disown(root, f[2], id) end
   if owner ~= '' then
     redis.call('HSET', state, 'o', owner)
-    redis.call('SADD', root .. 'schedules-of:' .. owner, id)
+    schedules.own(root, owner, id)
   else
     redis.call('HDEL', state, 'o')
   end

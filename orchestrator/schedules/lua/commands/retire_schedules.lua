@@ -32,7 +32,7 @@ local totals = {}
 for at = 1, math.min(#ids, most) do
   local id = ids[at]
   schedules.remove(root, id, totals, most_entries)
-  redis.call('SREM', of, id)
+  schedules.disown(root, owner, id)
   out[#out + 1] = id
 end
 out[1] = #out - 2

@@ -166,6 +166,18 @@ schedules.fire_ended = function(state, delivery, ended, pauses)
   end
 end
 
+-- The owner of a schedule: an app whose code declares it, or an incarnation.
+schedules.own = function(root, owner, id)
+  redis.call('SADD', root .. 'schedules-of:' .. owner, id)
+  redis.call('SADD', root .. 'schedules:owners', owner)
+end
+
+schedules.disown = function(root, owner, id)
+  local of = root .. 'schedules-of:' .. owner
+  redis.call('SREM', of, id)
+  if redis.call('EXISTS', of) == 0 then redis.call('SREM', root .. 'schedules:owners', owner) end
+end
+
 -- Removes all of a schedule but its counts in the totals.
 schedules.remove = function(root, id, totals, most)
   local state = root .. 'schedule:' .. id
@@ -175,6 +187,6 @@ schedules.remove = function(root, id, totals, most)
   redis.pcall('HDEL', root .. 'schedules:broken', id)
   redis.call('ZREM', root .. 'schedules:due', id)
   redis.call('ZREM', root .. 'schedules:bound', id)
-  if type(owner) == 'string' then redis.call('SREM', root .. 'schedules-of:' .. owner, id) end
+  if type(owner) == 'string' then schedules.disown(root, owner, id) end
   redis.call('DEL', state)
 end
