@@ -22,6 +22,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.coordination.lease import NOT_TAKEN, HeldPermit, Kind, Status
 from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import BrokerUnavailable, CallerError, LeaseTaken, NoCandidate, OwnerGone, PoolEmpty
+from orchestrator.core.stored_values import stored_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.patience import outlast
@@ -89,7 +90,7 @@ class RedisNamedLeases(NamedLeases):
                 # Those who came together must not ask together each time.
                 woken = self._sleep([token], min(until - monotonic(), slice_s * random.uniform(0.8, 1.0)))
                 if woken is not None:
-                    return self._granted(wanted, token, *woken[1].decode().split(" ", 2))
+                    return self._granted(wanted, token, *stored_text(woken[1]).split(" ", 2))
                 outlast(until, lambda: self._release_again(wanted))
         except (CallerError, LeaseTaken, PoolEmpty, OwnerGone):
             # The script has said so, and nothing is in the line.
@@ -109,14 +110,14 @@ class RedisNamedLeases(NamedLeases):
         self._late.run_now(lambda call: commands.is_release_of(call, wanted.kind, wanted.name))
         request = wanted.request(token, max(0.0, left_s))
         raw, *values = self._run(commands.acquire(self._store.keys, wanted.kind, wanted.name, request))
-        match Status(raw.decode()):
+        match Status(stored_text(raw)):
             case Status.GRANTED:
                 fence, since_ms, resource, is_new = values
                 if wanted.reentrant and not is_new and self._release_again(wanted):
                     # It has entered what is held by mistake, with an old fence.
                     self._run_release(commands.release(self._store.keys, wanted.kind, wanted.name, token, NOT_TAKEN))
                     return self._ask(wanted, token, left_s)
-                grant = self._granted(wanted, token, fence, since_ms, resource.decode())
+                grant = self._granted(wanted, token, fence, since_ms, stored_text(resource))
                 if is_new:
                     kind, owner = wanted.kind.value, wanted.owner.id
                     emit(events.LEASE_GRANTED, kind=kind, lease=wanted.name, owner=owner, fence=grant.fence)
@@ -126,9 +127,9 @@ class RedisNamedLeases(NamedLeases):
             case Status.HELD | Status.TAKEN | Status.DIFFERS if self._release_again(wanted):
                 return self._ask(wanted, token, left_s)
             case Status.TAKEN:
-                raise wanted.refusal(Status.TAKEN, holder=values[2].decode())
+                raise wanted.refusal(Status.TAKEN, holder=stored_text(values[2]))
             case Status.DIFFERS:
-                raise wanted.refusal(Status.DIFFERS, stored=values[0].decode())
+                raise wanted.refusal(Status.DIFFERS, stored=stored_text(values[0]))
             case status:
                 raise wanted.refusal(status)
 
@@ -191,7 +192,7 @@ class RedisNamedLeases(NamedLeases):
         reply = self._run(call)
         if reply in (b"", b"+"):
             return bool(reply)
-        fence, _, owner = reply.decode().partition(" ")
+        fence, _, owner = stored_text(reply).partition(" ")
         _, kind, name, _, reason = call[2]
         emit(events.LEASE_ENDED, kind=kind, lease=name, owner=owner, fence=int(fence), reason=reason)
         return True
@@ -213,8 +214,9 @@ class RedisNamedLeases(NamedLeases):
         line = self._call("ZRANGE", keys.named_line(name), 0, _LISTED - 1)
         if not line:
             return ()
-        tickets = self._call("HMGET", keys.named_waiting(name), *(member.split(b" ")[1] for member in line))
-        return tuple(json.loads(text)["o"] for text in tickets if text is not None)
+        tickets = self._call("HMGET", keys.named_waiting(name), *(member.partition(b" ")[2] for member in line))
+        with self._store.reading(keys.named_waiting(name)):
+            return tuple(json.loads(text)["o"] for text in tickets if text is not None)
 
     def is_held(self, grant: Grant) -> bool:
         """Whether a permit is still held."""
@@ -241,7 +243,11 @@ class RedisNamedLeases(NamedLeases):
     def read(self, kind: Kind, name: str) -> NameState | None:
         """One name."""
         _, *found = self._run(commands.read_names(self._store.keys, kind, name, skip=0, most=1))
-        return _state(kind, found[0]) if found else None
+        with self._store.reading(self._key(kind, name)):
+            return _state(kind, found[0]) if found else None
+
+    def _key(self, kind: Kind, name: str) -> str:
+        return f"{self._store.keys.root}named:{kind}:{name}"
 
     def list(self, kind: Kind, limit: int) -> Sequence[NameState]:
         """The names of a kind that were used last."""
@@ -249,7 +255,10 @@ class RedisNamedLeases(NamedLeases):
         skip = 0
         while skip >= 0 and len(states) < limit:
             skip, *found = self._run(commands.read_names(self._store.keys, kind, "", skip=skip, most=_PAGE))
-            states += [_state(kind, one) for one in found]
+            for one in found:
+                key = self._key(kind, stored_text(one[0]))
+                state = self._store.read_or_skip(key, lambda one=one: _state(kind, one))  # type: ignore[misc]
+                states += [state] if state is not None else []
         return states[:limit]
 
     def next_term(self, name: str, after: Term | None, timeout_s: float) -> Term | None:
@@ -287,7 +296,7 @@ class RedisNamedLeases(NamedLeases):
         """The terms before this one that somebody took and that have ended since a term was last announced."""
         keys = self._store.keys
         announced = self._call("GET", keys.announced_term(name))
-        first = "-" if announced is None else f"{announced.decode()}-0"
+        first = "-" if announced is None else f"{stored_text(announced)}-0"
         found = self._call("XRANGE", keys.named_terms(name), first, f"{number - 1}-9")
         changes = (self._term(name, entry) for entry in found if not entry[0].endswith(b"-0"))
         return [term for term in changes if term.reason != NOT_TAKEN]
@@ -318,17 +327,21 @@ class RedisNamedLeases(NamedLeases):
             state = self.read(Kind.ELECTION, name)
             if state is None or all(holder.fence != term.number for holder in state.holders):
                 term = replace(term, reason="lost", ended_s=term.since_s)
-        return found[0][0].decode(), term
+        return stored_text(found[0][0]), term
 
     def _term(self, name: str, entry: Any) -> Term:
+        with self._store.reading(self._store.keys.named_terms(name)):
+            return self._term_in(name, entry)
+
+    def _term_in(self, name: str, entry: Any) -> Term:
         raw, fields = entry[0], _fields(entry)
-        number, _, ended = raw.decode().partition("-")
-        leader, at_s = fields[b"leader"].decode(), int(fields[b"at"]) / 1000
+        number, _, ended = stored_text(raw).partition("-")
+        leader, at_s = stored_text(fields[b"leader"]), int(fields[b"at"]) / 1000
         if ended == "0":
             return Term(name, int(number), leader, at_s)
         first = self._call("XRANGE", self._store.keys.named_terms(name), f"{number}-0", f"{number}-0")
         since_s = int(_fields(first[0])[b"at"]) / 1000 if first else 0.0
-        return Term(name, int(number), leader, since_s, fields[b"reason"].decode(), at_s)
+        return Term(name, int(number), leader, since_s, stored_text(fields[b"reason"]), at_s)
 
 
 def _fields(entry: Any) -> dict[bytes, bytes]:
@@ -341,7 +354,7 @@ def _state(kind: Kind, found: list[Any]) -> NameState:
     name, fence, permits, resources, waiting, holders = found
     read = sorted((_holder(json.loads(text)) for text in holders), key=lambda holder: holder.fence)
     names = tuple(json.loads(resources)) if kind is Kind.POOL else ()
-    return NameState(kind, name.decode(), int(fence), int(permits), names, int(waiting), tuple(read))
+    return NameState(kind, stored_text(name), int(fence), int(permits), names, int(waiting), tuple(read))
 
 
 def _holder(known: dict[str, Any]) -> HeldPermit:

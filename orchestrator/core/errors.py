@@ -547,6 +547,19 @@ class BrokenKey(BrokerUnavailable):
         self.needed = needed
 
 
+class UnreadableKey(BrokenKey):
+    """Redis is well, but a key holds what this library does not write there: something else has written it."""
+
+    def __init__(self, url: str, key: str, kind: str, reason: BaseException) -> None:
+        super().__init__(url, key, kind, kind, reason)
+        what = f"{type(reason).__name__}: {reason}"
+        text = (
+            f"key {masked_repr(key)} in Redis holds what this library does not write there ({what}), written by "
+            f"something else; move it away (RENAME) or delete it; broker {url}"
+        )
+        self.args = (text,)
+
+
 class OwnerGone(InfrastructureError):
     """The owner of a monitor or a lease is not alive in Redis: its heartbeats were missed, or it has ended."""
 

@@ -143,6 +143,8 @@ class InMemoryRuns:
         """A run as it is now."""
         return status_of(self._runs[uid]) if uid in self._runs else None
 
+    status_or_skip = status
+
     def details(self, uid: str) -> RunDetails | None:
         """A run with its steps."""
         return details_of(self._runs[uid]) if uid in self._runs else None

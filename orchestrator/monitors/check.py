@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.core.stored_values import stored_text
 from orchestrator.monitors.leak import LeakKind
 from orchestrator.monitors.redis_monitors import RedisMonitors
 
@@ -34,14 +35,14 @@ def _keys(monitors: RedisMonitors) -> list[str]:
     found = []
     try:
         for pattern in (k.monitors_of("*"), k.monitors_on("*")):
-            there = {raw.decode() for raw in client.scan_iter(pattern, count=1000)}
+            there = {stored_text(raw) for raw in client.scan_iter(pattern, count=1000)}
             found += [f"{key}: no set of names has this key" for key in sorted(there - named)]
             named -= there
         found += [f"{key}: named, but missing" for key in sorted(named)]
         for raw in client.scan_iter(k.downs("*"), count=1000):
-            session = raw.decode().removeprefix(k.downs(""))
+            session = stored_text(raw).removeprefix(k.downs(""))
             if session not in living and client.zscore(k.dying, session) is None:
-                found.append(f"{raw.decode()}: the inbox of a session that is gone")
+                found.append(f"{stored_text(raw)}: the inbox of a session that is gone")
     except OSError as error:
         raise store.failure(error) from error
     return found

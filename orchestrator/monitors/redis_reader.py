@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from redis.exceptions import ResponseError
 
+from orchestrator.core.stored_values import stored_counts, stored_text
 from orchestrator.monitors import commands
 from orchestrator.monitors.entry import MonitorEntries, MonitorStats, Record, oldest_records, stats_of
 from orchestrator.monitors.monitors import tag_json
@@ -80,13 +81,13 @@ class RedisMonitorReader(RedisMonitorCalls):
     def living(self) -> set[str]:
         """Ids of incarnations and sessions that have a lease."""
         client: Any = self.store.client
-        return {raw.decode() for raw in self._call(lambda: client.zrange(self.store.keys.leases, 0, -1))}
+        return {stored_text(raw) for raw in self._call(lambda: client.zrange(self.store.keys.leases, 0, -1))}
 
     def origins(self) -> dict[str, str]:
         """Names of origins -> places in the code."""
         client: Any = self.store.client
         raw = self._call(lambda: client.hgetall(self.store.keys.monitor_origins))
-        return {name.decode(): text.decode("utf-8", "replace") for name, text in raw.items()}
+        return {stored_text(name): stored_text(text) for name, text in raw.items()}
 
     def now_ms(self) -> int:
         """The clock of Redis, in ms since 1970."""
@@ -112,7 +113,7 @@ class RedisMonitorReader(RedisMonitorCalls):
                 return read(transaction=False)
 
         raw, active = self._call(read_both)
-        return stats_of(active, {name.decode(): int(n) for name, n in raw.items()})
+        return stats_of(active, stored_counts(keys.monitor_stats, raw))
 
     def find_inconsistent(self) -> Iterator[tuple[bytes, bytes]]:
         """Refs and records of monitors that are unreadable or missing in a set; ``(b"", b"")`` after each page."""
@@ -128,11 +129,11 @@ class RedisMonitorReader(RedisMonitorCalls):
     def members(self, key: str) -> Names:
         """The members of a set of names."""
         raw: Any = self._call(lambda: self.store.client.smembers(key))
-        return sorted(name.decode() for name in raw)
+        return sorted(stored_text(name) for name in raw)
 
     def existing_sets(self, prefix: str) -> Names:
         """The rest of each key that begins with ``prefix``, found by a scan of the whole database."""
         client: Any = self.store.client
         pattern = re.sub(r"([][*?\\])", r"\\\1", prefix) + "*"
         raw = self._call(lambda: set(client.scan_iter(pattern, count=_KEYS_PER_SCAN)))
-        return sorted(key.decode().removeprefix(prefix) for key in raw)
+        return sorted(stored_text(key).removeprefix(prefix) for key in raw)

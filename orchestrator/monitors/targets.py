@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 from orchestrator.core.forks import ForkSafeLock
+from orchestrator.core.stored_values import stored_text
 from orchestrator.transport.store import Store
 
 #: Seconds for which a look-up is used; the scripts notice incarnations that join or end meanwhile.
@@ -59,7 +60,9 @@ class Targets:
             for agent in _names(raw):
                 by_agent.setdefault(agent, []).append(incarnation)
         cache_s = _CACHE_S if all(raw is not None for raw in announced) else _CACHE_UNANNOUNCED_S
-        return Hosts(counter.decode(), {agent: tuple(ids) for agent, ids in by_agent.items()}, monotonic() + cache_s)
+        return Hosts(
+            stored_text(counter), {agent: tuple(ids) for agent, ids in by_agent.items()}, monotonic() + cache_s
+        )
 
 
 def _names(raw: bytes | None) -> list[str]:

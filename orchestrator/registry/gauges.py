@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.core.admission.breaker import Phase
 from orchestrator.core.gauge import Gauge
+from orchestrator.core.stored_values import stored_counts, stored_number
 from orchestrator.registry.mailboxes import MailboxState, read_mailboxes
 from orchestrator.registry.registry import Registry
 from orchestrator.transport.store import Store
@@ -58,8 +59,8 @@ def read_gauges(store: Store, registry: Registry) -> Iterator[Gauge]:
     except RedisError as error:
         raise store.failure(error) from error
     yield Gauge("dead_letters", "Dead letters, open and parked.", "", {"": letters})
-    open_runs = {name.decode(): float(count) for name, count in runs.items()}
+    open_runs = {name: float(n) for name, n in stored_counts(store.keys.open_runs, runs).items()}
     yield Gauge("workflow_runs_open", "Runs of workflows that have not ended.", "workflow", open_runs)
     if at_ms is not None:
-        age_s = max(0.0, seconds + microseconds / 1e6 - int(at_ms) / 1000)
+        age_s = max(0.0, seconds + microseconds / 1e6 - stored_number(store.keys.sweep, "at_ms", at_ms) / 1000)
         yield Gauge("sweep_age_seconds", "Since the last sweep.", "", {"": age_s})

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from orchestrator.core.admission.breaker import Phase, shown
+from orchestrator.core.log import get_logger
+from orchestrator.core.stored_values import stored_number, stored_text
 from orchestrator.registry.registry import IncarnationEntry
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
+
+logger = get_logger(__name__)
 
 #: Mailboxes that one script reads, which takes a few milliseconds.
 _AT_ONCE = 50
@@ -86,6 +90,7 @@ def read_some(
         at += len(answer)
         for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms, why, *further in answer:
             queue = raw.decode("utf-8", "replace")
+            flow = store.keys.flow(queue)
             deferred, lanes, hold = further
             yield MailboxState(
                 queue=queue,
@@ -95,11 +100,20 @@ def read_some(
                 delayed=delayed,
                 held=held,
                 oldest_waiting_s=None if oldest_ms < 0 else oldest_ms / 1000,
-                limit=int(limit) if limit else None,
-                overflow=overflow.decode(),
-                breaker=shown(Phase(phase.decode()), open_ms) if phase else None,
+                limit=stored_number(flow, "limit", limit) or None,
+                overflow=stored_text(overflow),
+                breaker=shown(_phase(flow, phase), open_ms) if phase else None,
                 breaker_open_for_s=open_ms / 1000,
                 breaker_isolated=why.decode("utf-8", "replace"),
                 on_hold_for=hold.decode("utf-8", "replace"),
                 served_by=tuple((served or {}).get(queue, ())),
             )
+
+
+def _phase(flow: str, raw: bytes) -> Phase:
+    """A breaker's phase. One that is none is logged, and shown as isolated: the breaker admits nothing then."""
+    try:
+        return Phase(stored_text(raw))
+    except ValueError:
+        logger.error("%s: phase is %r; allowed: %s", flow, stored_text(raw), ", ".join(Phase))
+        return Phase.ISOLATED

@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import Any, Unpack
 
 from orchestrator.core.checks.choices import check_bool
-from orchestrator.core.errors import CallerError
+from orchestrator.core.errors import CallerError, InvalidSchedule
+from orchestrator.core.schedule_fault import ScheduleFault
 from orchestrator.core.schedules import plan as schedule_plan
 from orchestrator.core.schedules.definition import ScheduleDefinition
 from orchestrator.core.schedules.options import ScheduleOptions, to_datetime, to_epoch_ms
 from orchestrator.core.schedules.rule import pause, resume
-from orchestrator.core.schedules.state import Decision
+from orchestrator.core.schedules.state import Decision, ScheduleState
 from orchestrator.core.schedules.triggers import Foreign, SteppedTimes, Times
 from orchestrator.schedules.backend import SchedulesBackend
 from orchestrator.schedules.explain import explain
@@ -81,7 +82,7 @@ class Schedule:
         """
 
         def decide(stored: StoredSchedule, now_ms: int) -> Decision | None:
-            state = stored.state
+            state = _state_of(stored)
             return None if state.paused else pause(state, reason, now_ms)
 
         return self._backend().change(self.id, decide)
@@ -100,7 +101,7 @@ class Schedule:
         backend = self._backend()
 
         def decide(stored: StoredSchedule, now_ms: int) -> Decision | None:
-            state = stored.state
+            state = _state_of(stored)
             if not state.paused:
                 return None
             definition = stored.definition()
@@ -120,7 +121,7 @@ class Schedule:
         backend = self._backend()
         stored = backend.existing(self.id)
         definition = self._sendable(stored)
-        decision = schedule_plan.trigger(definition, stored.state, backend.now_ms(), secrets.token_hex(8))
+        decision = schedule_plan.trigger(definition, _state_of(stored), backend.now_ms(), secrets.token_hex(8))
         backend.send(definition, [decision])
         assert decision.fire is not None  # noqa: S101
         return decision.fire.delivery_id
@@ -140,7 +141,7 @@ class Schedule:
         definition = self._sendable(stored)
         span = to_epoch_ms(begin), to_epoch_ms(end)
         times = self._times(backend, definition, span[0])
-        decisions = schedule_plan.backfill(definition, stored.state, span, secrets.token_hex(8), times=times)
+        decisions = schedule_plan.backfill(definition, _state_of(stored), span, secrets.token_hex(8), times=times)
         some: list[Decision] = []
         count = 0
         for decision in decisions:
@@ -165,7 +166,7 @@ class Schedule:
         definition = stored.definition()
         tz = getattr(definition.trigger, "tz", "UTC")
         times = self._times(backend, definition, stored.state.next_ms or backend.now_ms())
-        found = schedule_plan.preview(definition, stored.state, count, times=times)
+        found = schedule_plan.preview(definition, _state_of(stored), count, times=times)
         return [to_datetime(nominal_ms, tz) for nominal_ms, _ in found]
 
     def history(self, count: int = 20) -> list[HistoryEntry]:
@@ -241,3 +242,17 @@ def refuse_declared(stored: StoredSchedule, backend: SchedulesBackend, done: str
         f"schedule {stored.id!r} cannot be {done}: it is declared by {declarer}; allowed: pause, resume, trigger and "
         f"backfill, or to change {where} and restart what runs it"
     )
+
+
+def _state_of(stored: StoredSchedule) -> ScheduleState:
+    """The state of a schedule.
+
+    Raises:
+        InvalidSchedule: something else has written it.
+    """
+    try:
+        return stored.state
+    except ValueError as error:
+        raise InvalidSchedule(
+            stored.id, [ScheduleFault("state", str(error), "what this library has written")]
+        ) from error

@@ -9,6 +9,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
+from orchestrator.core.stored_values import stored_counts, stored_text
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 
@@ -94,10 +95,11 @@ def read_ledger(store: Store) -> list[LedgerRow]:
     """
     rows = []
     for raw_queue, ready, held, delayed, flat, is_on_hold in _depths(store):
-        counted = {flat[i].decode(): int(flat[i + 1]) for i in range(0, len(flat), 2)}
+        queue = stored_text(raw_queue)
+        counted = stored_counts(store.keys.ledger(queue), zip(flat[::2], flat[1::2], strict=True))
         rows.append(
             LedgerRow(
-                raw_queue.decode(),
+                queue,
                 ready=ready,
                 held=held,
                 delayed=delayed,

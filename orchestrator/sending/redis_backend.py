@@ -247,7 +247,9 @@ class RedisBackend:
         until = monotonic() + timeout_s
         raw = self._awaited.outcome(delivery_id, until)
         if raw is not None:
-            return from_wire(loads(raw))
+            store = self._store()
+            with store.reading(store.keys.outcome(delivery_id)):
+                return from_wire(loads(raw))
         return self._await(delivery_id, max(0.0, until - monotonic()))
 
     @lazy_property

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from orchestrator.core.clock import to_ms
 from orchestrator.core.deliveries.outcome import Cancelled, to_wire
 from orchestrator.core.deliveries.supervision import Supervision, supervision_in
+from orchestrator.core.stored_values import stored_text
 from orchestrator.registry.registry import Registry
 from orchestrator.sending.delivery import CancelResult, Found, Status
 from orchestrator.transport.mailbox_entry import LINEAGE, renewed
@@ -44,8 +45,9 @@ class RedisTracker:
             raw: Any = self._store.client.lindex(self._store.keys.outcome(delivery_id), 0)
         except RedisError as error:
             raise self._store.failure(error) from error
-        loaded: dict[str, Any] | None = None if raw is None else json.loads(raw)
-        return loaded
+        with self._store.reading(self._store.keys.outcome(delivery_id)):
+            loaded: dict[str, Any] | None = None if raw is None else json.loads(raw)
+            return loaded
 
     def is_cancelled(self, delivery_id: str) -> bool:
         """Whether a delivery, or the run that it is a step of, was cancelled while a worker has it.
@@ -73,7 +75,7 @@ class RedisTracker:
             case "held":
                 # The delivery counter is the mark of execution (see the transport's holder).
                 status = Status.RUNNING if int(rest[2]) >= 2 else Status.CLAIMED
-                return Found(status, _supervision(rest[0]), rest[1].decode(), _deaths(rest[3]))
+                return Found(status, _supervision(rest[0]), stored_text(rest[1]), _deaths(rest[3]))
         return None
 
     def locate(self, delivery_id: str) -> tuple[str, Found] | None:
@@ -99,7 +101,7 @@ class RedisTracker:
             case "ended":
                 return CancelResult.TOO_LATE
             case "held":
-                return self._stop(delivery_id, rest[1].decode())
+                return self._stop(delivery_id, stored_text(rest[1]))
         return CancelResult.UNKNOWN
 
     def _stop(self, delivery_id: str, holder: str) -> CancelResult:
@@ -131,10 +133,10 @@ class RedisTracker:
                         k, queue, delivery_id, stream=stream, begin=begin, count=_SLICE, outcome=outcome, ttl_ms=ttl_ms
                     )
                     said, *rest = store.run(*call)
-                    where = said.decode()
+                    where = stored_text(said)
                     if where not in ("on", "none"):
                         return [where, *rest]
-                    begin = rest[0].decode() if rest else ""
+                    begin = stored_text(rest[0]) if rest else ""
         return ["nowhere"]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from orchestrator.core.keys import GROUP, Keys, levels_of
+from orchestrator.core.stored_values import stored_text
 
 Lengths = list[dict[str, Any]]
 Queues = Callable[[Any, Iterable[str]], Awaitable[Lengths]]
@@ -52,7 +53,7 @@ async def _lengths(broker: Any, names: list[str]) -> Lengths | None:
         return None
     if not mailboxes:
         return None
-    every = {*names, *(raw.decode() if isinstance(raw, bytes) else raw for raw in mailboxes)}
+    every = {*names, *(stored_text(raw) if isinstance(raw, bytes) else raw for raw in mailboxes)}
     return [{"name": name, "messages": await _waiting(broker, name)} for name in sorted(every)]
 
 

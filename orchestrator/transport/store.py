@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -13,8 +14,11 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.core.checks.broker_url import masked
-from orchestrator.core.errors import BrokerUnavailable, NotSupervised
+from orchestrator.core.errors import BrokerUnavailable, NotSupervised, UnreadableKey
+from orchestrator.core.key_types import type_of
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.core.log import get_logger
+from orchestrator.core.stored_values import UNREADABLE
 from orchestrator.transport.liveness.sweep import Sweeper
 from orchestrator.transport.liveness.waiters_sweeper import WaitersSweeper
 from orchestrator.transport.options import Options
@@ -26,6 +30,8 @@ from orchestrator.transport.redis.patience import sleep_on
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.redis.scripts import Script, sha, source
 from orchestrator.transport.transport import Transport
+
+logger = get_logger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -79,6 +85,27 @@ class Store:
         """What an error of Redis is for users. If a key is of another type than it should be, it names the key."""
         broken = as_broken_key(error, self.client, self.keys, self.levels, self.url)
         return broken or BrokerUnavailable(self.url, error)
+
+    @contextmanager
+    def reading(self, key: str) -> Iterator[None]:
+        """Take a key's value apart: what something else has written there is an error that names the key.
+
+        Raises:
+            UnreadableKey: instead of the error with which the value could not be taken apart.
+        """
+        try:
+            yield
+        except UNREADABLE as error:
+            raise UnreadableKey(self.url, key, type_of(self.keys, key), error) from error
+
+    def read_or_skip(self, key: str, read: Callable[[], Answer]) -> Answer | None:
+        """For lists: what ``read`` makes of a key's value; ``None``, with a line in the log, if it cannot be read."""
+        try:
+            with self.reading(key):
+                return read()
+        except UnreadableKey as error:
+            logger.error("%s", error)
+            return None
 
     def dataset(self) -> DatasetRecord | None:
         """The data set's identity and known losses; ``None`` if no incarnation has ever registered.

@@ -45,6 +45,10 @@ class RunReads(Protocol):
     def uids(self) -> Iterator[str]:
         """All runs that are kept, the newest first."""
 
+    def status_or_skip(self, uid: str) -> RunStatus | None:
+        """For lists: as ``status``; ``None``, with a line in the log, also for a run that cannot be read."""
+        ...
+
     def status(self, uid: str) -> RunStatus | None:
         """A run as it is now; ``None`` if it is not kept."""
 

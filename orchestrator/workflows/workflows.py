@@ -154,7 +154,7 @@ class Workflows:
         return (
             status
             for uid in reads.uids()
-            if (status := reads.status(uid)) is not None
+            if (status := reads.status_or_skip(uid)) is not None
             and name in (None, status.name)
             and (state is None or state == status.state or (state == "paused" and status.paused))
         )

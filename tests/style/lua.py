@@ -27,7 +27,7 @@ PACKAGES = (
 #: What Redis gives a script.
 GLOBALS = frozenset(
     {"KEYS", "ARGV", "redis", "cjson", "string", "table", "math", "pairs", "ipairs", "type", "tonumber", "tostring"}
-    | {"unpack", "pcall", "next", "setmetatable", "rawget"}
+    | {"unpack", "error", "pcall", "next", "setmetatable", "rawget"}
 )
 
 #: Lua 5.1 allows this many locals in a function.

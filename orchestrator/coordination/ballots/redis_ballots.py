@@ -17,6 +17,7 @@ from orchestrator.coordination.ballots.ballot_texts import copies_of, decision_t
 from orchestrator.core.clock import to_ms
 from orchestrator.core.coordination.decision import Decision
 from orchestrator.core.errors import BallotExists, UnknownBallot
+from orchestrator.core.stored_values import stored_text
 from orchestrator.registry.outdated_workers import refuse_outdated
 from orchestrator.registry.registry import OutdatedIncarnation
 from orchestrator.sending.backend import Backend
@@ -170,12 +171,14 @@ class RedisBallots:
             (ends_ms, *known), decided, undelivered, (now_s, now_us) = self._ask(lambda: outlast(until, look))
             if ends_ms is None:
                 raise UnknownBallot(ballot_id)
-            left_s = int(ends_ms) / 1000 - (now_s + now_us / 1_000_000)
+            with store.reading(store.keys.ballot(ballot_id)):
+                left_s = int(ends_ms) / 1000 - (now_s + now_us / 1_000_000)
             if undelivered or (decided is None and left_s <= 0):
                 outlast(until, lambda: self._deliver(store, ballot_id))
             if decided is not None:
-                message, proposal, rule = (raw.decode() for raw in known)
-                return Decision.from_wire(ballot_id, message, json.loads(proposal), rule, json.loads(decided))
+                message, proposal, rule = (stored_text(raw or b"") for raw in known)
+                with store.reading(store.keys.ballot(ballot_id)):
+                    return Decision.from_wire(ballot_id, message, json.loads(proposal), rule, json.loads(decided))
             if left_s <= 0:
                 continue
             if monotonic() >= until:
@@ -186,8 +189,10 @@ class RedisBallots:
     def read(self, ballot_id: str) -> BallotState | None:
         """One ballot."""
         store = self._open_store()
-        raw: Any = self._ask(lambda: store.client.hmget(store.keys.ballot(ballot_id), list(_STATE)))
-        return _state(ballot_id, raw)
+        key = store.keys.ballot(ballot_id)
+        raw: Any = self._ask(lambda: store.client.hmget(key, list(_STATE)))
+        with store.reading(key):
+            return _state(ballot_id, raw)
 
     def list(self, limit: int) -> Sequence[BallotState]:
         """The ballots that were proposed last."""
@@ -197,9 +202,10 @@ class RedisBallots:
             page: Any = self._ask(lambda at=at, last=last: store.client.zrevrange(store.keys.ballots, at, last))
             with store.client.pipeline(transaction=False) as pipe:
                 for ballot_id in page:
-                    pipe.hmget(store.keys.ballot(ballot_id.decode()), list(_STATE))
+                    pipe.hmget(store.keys.ballot(stored_text(ballot_id)), list(_STATE))
                 rows: Any = self._ask(pipe.execute)
-            found = (_state(ballot_id.decode(), raw) for ballot_id, raw in zip(page, rows, strict=True))
+            rows_by_id = zip(map(stored_text, page), rows, strict=True)
+            found = (store.read_or_skip(store.keys.ballot(one), lambda: _state(one, raw)) for one, raw in rows_by_id)  # noqa: B023
             states += [state for state in found if state is not None]
             if len(page) < _PAGE:
                 break
@@ -214,7 +220,7 @@ class RedisBallots:
 
 
 def _state(ballot_id: str, raw: Sequence[bytes | None]) -> BallotState | None:
-    known = {name: value.decode() for name, value in zip(_STATE, raw, strict=True) if value is not None}
+    known = {name: stored_text(value) for name, value in zip(_STATE, raw, strict=True) if value is not None}
     if "message" not in known:
         return None
     return BallotState(

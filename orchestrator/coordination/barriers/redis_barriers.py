@@ -18,6 +18,7 @@ from orchestrator.core.coordination.barrier import Arriving, Ended, OnDeath, Rep
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
 from orchestrator.core.plural import counted
+from orchestrator.core.stored_values import stored_text
 from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.sending.messages.recorded_message import record_message
 from orchestrator.transport.redis.commands import Call
@@ -79,13 +80,14 @@ class RedisBarriers(Barriers):
         texts = {"then": self._text("then", then), "if_broken": self._text("if_broken", if_broken)}
         recorded = Arriving(**{**_fields_of(request), **texts})
         reply = self._run_patiently(commands.arrive_at_barrier(self._store.keys, name, recorded))
-        status = Status(reply[0].decode())
+        status = Status(stored_text(reply[0]))
         if status is Status.DIFFERS:
-            parties, names, on_death = int(reply[1]), json.loads(reply[2]), reply[3].decode()
+            parties, names, on_death = int(reply[1]), json.loads(reply[2]), stored_text(reply[3])
             raise refusal(name, request, status, f"{described(parties, names)}, on_death={on_death!r}")
         if status is Status.GONE:
             raise refusal(name, request, status)
-        return self._read_reply(name, reply)
+        with self._store.reading(self._key(name)):
+            return self._read_reply(name, reply)
 
     def _text(self, option: str, message: OutgoingMessage | None) -> str:
         if message is None:
@@ -97,7 +99,7 @@ class RedisBarriers(Barriers):
         return "\n".join((*places, recorded.agent, recorded.delivery, recorded.text))
 
     def _read_reply(self, name: str, reply: Sequence[Any]) -> Reply:
-        status = Status(reply[0].decode())
+        status = Status(stored_text(reply[0]))
         generation = int(reply[1]) if len(reply) > 1 else 0
         match status:
             case Status.WAITING:
@@ -107,14 +109,15 @@ class RedisBarriers(Barriers):
                     self.send_rest(name, generation)
                 return Reply(status, generation, ended=_ended(json.loads(reply[2])))
             case Status.LEFT:
-                return Reply(status, generation, reason=reply[2].decode())
+                return Reply(status, generation, reason=stored_text(reply[2]))
             case _:
                 return Reply(status, generation)
 
     def wait(self, name: str, generation: int, party: str, waiting: Waiting) -> Reply:
         """Ask what has become of a generation."""
         reply = self._run(commands.wait_at_barrier(self._store.keys, name, generation, party, waiting))
-        read = self._read_reply(name, reply)
+        with self._store.reading(self._key(name)):
+            read = self._read_reply(name, reply)
         if read.status is Status.WAITING and waiting.entry:
             parties, concurrency, running = reply[3:6]
             self._warn_of_slots(name, waiting.owner, parties, concurrency, running)
@@ -183,7 +186,11 @@ class RedisBarriers(Barriers):
     def read(self, name: str) -> BarrierState | None:
         """One barrier."""
         _, *found = self._run(commands.read_barriers(self._store.keys, name, skip=0, most=1))
-        return _state(found[0]) if found else None
+        with self._store.reading(self._key(name)):
+            return _state(found[0]) if found else None
+
+    def _key(self, name: str) -> str:
+        return f"{self._store.keys.root}barrier:{name}"
 
     def list(self, limit: int) -> Sequence[BarrierState]:
         """The barriers that were used last."""
@@ -191,7 +198,10 @@ class RedisBarriers(Barriers):
         skip, looked_at = 0, _PAGE
         while looked_at == _PAGE and len(states) < limit:
             looked_at, *found = self._run(commands.read_barriers(self._store.keys, "", skip=skip, most=_PAGE))
-            states += map(_state, found)
+            for one in found:
+                key = self._key(stored_text(one[0]))
+                state = self._store.read_or_skip(key, lambda one=one: _state(one))  # type: ignore[misc]
+                states += [state] if state is not None else []
             skip += _PAGE
         return states[:limit]
 
@@ -211,19 +221,19 @@ def _state(found: list[Any]) -> BarrierState:
     present, left = [], []
     for party, since_ms, waiting, reason in known:
         if reason:
-            left.append((party.decode(), reason.decode()))
+            left.append((stored_text(party), stored_text(reason)))
             continue
         owner = json.loads(waiting)["o"] if waiting else ""
-        present.append(Arrived(party.decode(), int(since_ms), owner))
+        present.append(Arrived(stored_text(party), int(since_ms), owner))
     is_open = bool(due_ms) and not why
     return BarrierState(
-        name.decode(),
+        stored_text(name),
         int(generation),
         int(parties),
         tuple(json.loads(names)),
-        OnDeath(on_death.decode()),
+        OnDeath(stored_text(on_death)),
         int(due_ms) / 1000 if is_open else None,
-        why.decode(),
+        stored_text(why),
         int(arrived),
         max(0, int(parties) - int(arrived) - int(gone)),
         tuple(sorted(present, key=lambda one: one.party)),

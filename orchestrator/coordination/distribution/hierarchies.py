@@ -20,6 +20,7 @@ from orchestrator.core.errors import (
 from orchestrator.core.message import Message
 from orchestrator.core.secrets.masked_repr import masked_repr
 from orchestrator.core.spelling.option_names import named_arguments
+from orchestrator.core.stored_values import stored_text
 from orchestrator.sending.broadcast import Refusal, Strategy
 from orchestrator.sending.report import Receipt, Report
 from orchestrator.sending.send_options import BroadcastOptions
@@ -251,7 +252,12 @@ class RedisHierarchies:
     def read(self, name: str) -> str | None:
         """The structure of that name."""
         raw = self._ask(lambda client, key: client.hget(key, name))
-        return None if raw is None else raw.decode()
+        if raw is None:
+            return None
+        store, text = self._store(), stored_text(raw)
+        with store.reading(store.keys.hierarchies):
+            dict(json.loads(text).items())
+        return text
 
     def write(self, name: str, structure: str) -> None:
         """Keep a structure."""
@@ -263,7 +269,7 @@ class RedisHierarchies:
 
     def names(self) -> list[str]:
         """The names of all."""
-        return [raw.decode() for raw in self._ask(lambda client, key: client.hkeys(key))]
+        return [stored_text(raw) for raw in self._ask(lambda client, key: client.hkeys(key))]
 
 
 class InMemoryHierarchies:

@@ -18,6 +18,7 @@ from orchestrator.coordination.distribution.item_texts import Item, write_items
 from orchestrator.core.deliveries.outcome import Outcome, from_wire
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
+from orchestrator.core.stored_values import stored_counts
 from orchestrator.registry.registry import Registry
 from orchestrator.sending.broadcast import Refusal
 from orchestrator.sending.delivery import Awaiter
@@ -191,7 +192,7 @@ class RedisDistribution:
             raw: Any = store.client.hgetall(store.keys.coordination_counts)
         except RedisError as error:
             raise store.failure(error) from error
-        return {name.decode(): int(count) for name, count in raw.items()}
+        return stored_counts(store.keys.coordination_counts, raw)
 
 
 def _read(store: Store, ids: Sequence[str]) -> Any:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.core.stored_values import stored_text
 from orchestrator.deadletters.letter import (
     FIELD_AGENT,
     FIELD_DEATHS,
@@ -126,7 +127,7 @@ class RedisLetterEditor(RedisLetters):
 
 
 def _audit_entry(audit_id: str, fields: Mapping[bytes, bytes], done: bytes | None, dead: bytes | None) -> AuditEntry:
-    text = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+    text = {stored_text(name): stored_text(value) for name, value in fields.items()}
     return AuditEntry(
         id=audit_id,
         kind=text.get("kind", ""),

@@ -7,10 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from orchestrator.core.log import get_logger
+from orchestrator.core.stored_values import UNREADABLE, stored_text
 from orchestrator.deadletters.letter import DIMENSIONS, FIELD_KIND, FIELD_QUEUE
 from orchestrator.deadletters.redis.letters import RedisLetters, decode_ids
 from orchestrator.deadletters.store import CANDIDATES_PER_STEP, Found, Row
 from orchestrator.transport.redis import commands
+
+logger = get_logger(__name__)
 
 #: The fields in which all letters of a kind agree, in the order of ``dead_letters.lua``: the dimensions, and the queue.
 _KIND_FIELDS = (*DIMENSIONS.values(), FIELD_QUEUE)
@@ -48,7 +52,7 @@ class RedisLetterReader(RedisLetters):
         start = 0
         while kinds := self._call(partial(client.zrevrange, self._k.letter_kinds, start, start + _KINDS_PER_STEP - 1)):
             for raw in self._call(partial(client.hmget, self._k.letter_kind_names, kinds)):
-                values = [part.decode("utf-8", "replace") for part in _kind_values(raw)]
+                values = [stored_text(part) for part in _kind_values(raw)]
                 if not values or any(values[at] != value for at, value in wanted):
                     continue
                 if (value := values[place]) and value not in found:
@@ -83,7 +87,7 @@ class RedisLetterReader(RedisLetters):
             state=state,
         )
         cursor, examined, *ids = self._store.run(*call)
-        return Found(tuple(decode_ids(ids)), cursor.decode(), examined)
+        return Found(tuple(decode_ids(ids)), stored_text(cursor), examined)
 
     def rows(self, ids: Sequence[str]) -> list[Row]:
         """The rows of those ids that are in the log."""
@@ -110,7 +114,7 @@ class RedisLetterReader(RedisLetters):
                 pipe.hmget(self._k.letter_notes, [entry for entry, _ in entries])
                 pipe.hmget(self._k.letter_kind_names, kinds)
                 for (entry, _), kind in zip(entries, kinds, strict=True):
-                    pipe.xrange(self._k.letters_of(kind.decode()), min=entry, max=entry)
+                    pipe.xrange(self._k.letters_of(stored_text(kind)), min=entry, max=entry)
                 return pipe.execute()
 
         if not entries:
@@ -124,11 +128,20 @@ class RedisLetterReader(RedisLetters):
             # It left the log between the two reads; otherwise its kind would have an entry of it.
             elif FIELD_KIND in fields:
                 continue
-            rows.append((entry.decode(), fields, note or b""))
+            rows.append((stored_text(entry), fields, note or b""))
         return rows
 
 
 def _kind_values(raw: bytes | None) -> list[bytes]:
     """The values in which letters of a kind agree, byte for byte; empty if the kind does not exist (any more)."""
-    texts: list[str] = json.loads(raw.decode("utf-8", "surrogateescape")) if raw else []
-    return [text.encode("utf-8", "surrogateescape") for text in texts]
+    if not raw:
+        return []
+    try:
+        texts: list[str] = json.loads(raw.decode("utf-8", "surrogateescape"))
+        values = [text.encode("utf-8", "surrogateescape") for text in texts]
+    except UNREADABLE:
+        values = []
+    if len(values) != len(_KIND_FIELDS):
+        logger.error("letters:kind-names: %r is no list of the values of a kind; its letters are listed without", raw)
+        return [b""] * len(_KIND_FIELDS)
+    return values

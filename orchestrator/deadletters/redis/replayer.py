@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from orchestrator.core.errors import RunEnded, StepGoesOn
+from orchestrator.core.stored_values import stored_text
 from orchestrator.deadletters.redis.letters import RedisLetters
 from orchestrator.deadletters.store import (
     CANDIDATES_PER_STEP,
@@ -44,7 +45,7 @@ class RedisLetterReplayer(RedisLetters):
                 message=replacement,
             )
             unprocessed, *reply = self._store.run(*call)
-            left = [*unprocessed.decode().split(), *left[_IDS_PER_STEP:]]
+            left = [*stored_text(unprocessed).split(), *left[_IDS_PER_STEP:]]
             replies.append(reply)
         return _replay_result(replies, len(ids))
 
@@ -80,7 +81,7 @@ class RedisLetterReplayer(RedisLetters):
             cursor, count, *reply = found
             replies.append(reply)
             processed += int(count)
-            low = f"({cursor.decode()}" if cursor else ""
+            low = f"({stored_text(cursor)}" if cursor else ""
         return _replay_result(replies, processed, low)
 
     def replay_progress(self, replayed: Sequence[ReplayedLetter]) -> ReplayProgress:
@@ -123,10 +124,12 @@ def _replay_result(replies: Sequence[Sequence[Any]], processed: int, next_low: s
     for refusals, *sent in replies:
         for queue, reply, ids in refusals or ():
             of_step = OF_STEPS.get(reply[0])
-            why: Refusal = refusal(queue.decode(), reply) if of_step is None else of_step(queue.decode())
-            refused.append(RefusedLetters(ids.decode().split(), why))
+            why: Refusal = refusal(stored_text(queue), reply) if of_step is None else of_step(stored_text(queue))
+            refused.append(RefusedLetters(stored_text(ids).split(), why))
         for at in range(0, len(sent), 4):
             queue, ids, entries, deliveries = sent[at : at + 4]
-            delivery_ids = [delivery.decode() for delivery in deliveries] if deliveries else ()
-            batches.append(ReplayBatch(queue.decode(), ids.decode().split(), entries.decode().split(), delivery_ids))
+            delivery_ids = [stored_text(delivery) for delivery in deliveries] if deliveries else ()
+            batches.append(
+                ReplayBatch(stored_text(queue), stored_text(ids).split(), stored_text(entries).split(), delivery_ids)
+            )
     return ReplayResult(tuple(batches), tuple(refused), processed, next_low)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.core.stored_values import stored_text
 from orchestrator.deadletters.redis.letters import RedisLetters, decode_ids
 from orchestrator.transport.redis import commands
 
@@ -39,7 +40,7 @@ class RedisReplaySchedule(RedisLetters):
     def expiry_cursor(self) -> str:
         """Id up to which the current round of expiry has come; empty at its beginning."""
         raw = self._call(lambda: self._store.client.get(self._k.letters_expired))
-        return raw.decode() if raw else ""
+        return stored_text(raw) if raw else ""
 
     def save_expiry_cursor(self, letter_id: str) -> None:
         """Store :meth:`expiry_cursor`."""

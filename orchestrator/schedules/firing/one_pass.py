@@ -16,6 +16,7 @@ from orchestrator.core.schedules.definition import ScheduleDefinition
 from orchestrator.core.schedules.rule import decide
 from orchestrator.core.schedules.state import Fire, ScheduleState
 from orchestrator.core.schedules.triggers import Foreign, SteppedTimes, Times
+from orchestrator.core.stored_values import whole_number
 from orchestrator.schedules.declared.celery_schedules import NextAfter
 from orchestrator.schedules.firing.advances import advance_of, emit_fired, emit_lost, portions
 from orchestrator.schedules.firing.due import NOTHING_DUE, DefinitionCache, Due, DueSchedule
@@ -23,7 +24,6 @@ from orchestrator.schedules.firing.fire_writer import FireWriter, Lazy
 from orchestrator.schedules.housekeeping_message import HousekeepingRounds
 from orchestrator.schedules.redis import scripts
 from orchestrator.schedules.redis.scripts import Advance, Call, Written
-from orchestrator.schedules.redis.stored_state import whole_number
 from orchestrator.telemetry import emit, events, has_handlers
 from orchestrator.transport.redis.command_connection import CommandConnection
 

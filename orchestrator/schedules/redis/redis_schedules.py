@@ -15,10 +15,11 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.schedules.definition import ScheduleDefinition
 from orchestrator.core.schedules.definition_json import encode_definition
 from orchestrator.core.schedules.state import Decision
+from orchestrator.core.stored_values import stored_counts, stored_text
 from orchestrator.schedules.firing.fire_writer import FireWriter
 from orchestrator.schedules.history import HistoryEntry, entry_of
 from orchestrator.schedules.redis import scripts
-from orchestrator.schedules.redis.stored_state import change_of, whole_number
+from orchestrator.schedules.redis.stored_state import change_of
 from orchestrator.schedules.redis.writing import NextAfterOf, ScheduleWriter
 from orchestrator.transport.admission.flow_control import refusal
 from orchestrator.transport.store import Store
@@ -65,7 +66,11 @@ class RedisSchedules(ScheduleWriter):
             return True
         keys = self.store.keys
         schedulers: Any = self.ask(lambda client: client.hgetall(keys.schedulers))
-        sets = [keys.scheduler_declares(name.decode()) for name, app in schedulers.items() if app.decode() == app_name]
+        sets = [
+            keys.scheduler_declares(stored_text(name))
+            for name, app in schedulers.items()
+            if stored_text(app) == app_name
+        ]
         return bool(sets) and bool(self.ask(lambda client: client.exists(*sets)))
 
     def send(self, definition: ScheduleDefinition, decisions: Sequence[Decision]) -> None:
@@ -99,29 +104,21 @@ class RedisSchedules(ScheduleWriter):
         while len(found) < count:
             page = self._ask_shared(key, partial(_read_back, key, until), [])
             for raw_id, raw in page:
-                fields = {name.decode(): value.decode("utf-8", "replace") for name, value in raw.items()}
+                fields = {stored_text(name): stored_text(value) for name, value in raw.items()}
                 if schedule_id is not None and fields.get("s") != schedule_id:
                     continue
-                entry = entry_of(raw_id.decode(), fields)
+                entry = entry_of(stored_text(raw_id), fields)
                 if entry is not None and len(found) < count:
                     found.append(entry)
             if len(page) < _PAGE:
                 break
-            until = f"({page[-1][0].decode()}"
+            until = f"({stored_text(page[-1][0])}"
         return found
 
     def ledger(self) -> Mapping[str, int]:
         """See :class:`SchedulesBackend`."""
         key = self.store.keys.schedule_ledger
-        totals: dict[str, int] = {}
-        for raw_name, raw in self._ask_shared(key, lambda client: client.hgetall(key), {}).items():
-            name, text = raw_name.decode("utf-8", "replace"), raw.decode("utf-8", "replace")
-            number = whole_number(text)
-            if number is None:
-                logger.error("%s: %s is %r, which is no whole number; it is not counted", key, name, text)
-            else:
-                totals[name] = number
-        return totals
+        return stored_counts(key, self._ask_shared(key, lambda client: client.hgetall(key), {}))
 
     def _ask_shared(self, key: str, command: Callable[[Any], Any], otherwise: Any) -> Any:
         """The result of a command on a key that all schedules share; ``otherwise`` if the key is of another type."""

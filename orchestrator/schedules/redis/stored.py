@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from orchestrator.core.schedules.definition import ScheduleDefinition
 from orchestrator.core.schedules.definition_json import decode_definition
 from orchestrator.core.schedules.state import ScheduleState
-from orchestrator.schedules.redis.stored_state import state_from, whole_number
+from orchestrator.core.stored_values import whole_number
+from orchestrator.schedules.redis.stored_state import state_from
 
 
 @dataclass(frozen=True, slots=True)

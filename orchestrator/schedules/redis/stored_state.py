@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, Final
 
 from orchestrator.core.schedules.state import Decision, Fate, ScheduleState
 from orchestrator.core.schedules.zones import LAST_MS
+from orchestrator.core.stored_values import whole_number
 from orchestrator.schedules.redis.scripts import Change, Record
 
 #: Field in Redis -> field of the state. ``due_ms`` is the score in the sorted set of what is due.
@@ -44,14 +44,6 @@ _DEFAULT_VALUES: Final = _values_of(_DEFAULTS)
 #: Fields that hold whole numbers: times, and how often something was done.
 _TIMES: Final = "nqlaht"
 _NUMBERS: Final = _TIMES + "rjfcmk"
-
-#: As ``schedules.is_number`` in the scripts has it: what Redis can add to, spelled as Redis spells it.
-_WHOLE: Final = re.compile("0|-?[1-9][0-9]{0,14}")
-
-
-def whole_number(text: str) -> int | None:
-    """The number in a field; ``None`` if it holds something else."""
-    return int(text) if _WHOLE.fullmatch(text) else None
 
 
 def _check(stored: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from orchestrator.core.calls.call_budget import START
+from orchestrator.core.stored_values import stored_counts, stored_text
 from orchestrator.transport.store import Store
 
 
@@ -57,15 +58,15 @@ def read_call_counts(store: Store) -> list[CallCounts]:
     """
     try:
         raw_queues: Any = store.client.smembers(store.keys.queues)
-        queues = sorted(raw.decode("utf-8", "surrogateescape") for raw in raw_queues)
+        queues = sorted(raw_queues)
         with store.client.pipeline(transaction=False) as pipe:
             for queue in queues:
-                pipe.hgetall(store.keys.calls(queue))
+                pipe.hgetall(store.keys.calls(stored_text(queue)))
             read = pipe.execute()
     except RedisError as error:
         raise store.failure(error) from error
     return [
-        counts_of(queue, {name.decode(): int(n) for name, n in counters.items()})
+        counts_of(stored_text(queue), stored_counts(store.keys.calls(stored_text(queue)), counters))
         for queue, counters in zip(queues, read, strict=True)
         if counters
     ]

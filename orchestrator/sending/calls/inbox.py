@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from orchestrator.core.calls.ask import TIMEOUT
 from orchestrator.core.clock import to_ms
 from orchestrator.core.deliveries.outcome import Outcome, from_wire
+from orchestrator.core.stored_values import stored_text
 from orchestrator.transport.redis.patience import SLICE_S, outlast
 from orchestrator.transport.redis.readable import is_readable
 from orchestrator.transport.store import Store
@@ -109,4 +110,4 @@ class RedisInbox:
 def _read(fields: Any) -> tuple[str, Outcome | None]:
     named = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
     wire = json.loads(named[b"o"])
-    return named[b"l"].decode(), None if wire.get("outcome") == TIMEOUT else from_wire(wire)
+    return stored_text(named[b"l"]), None if wire.get("outcome") == TIMEOUT else from_wire(wire)

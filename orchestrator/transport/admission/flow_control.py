@@ -18,6 +18,7 @@ from orchestrator.core.admission.flow_policy import Breaker, Flow
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BulkheadFull, CircuitOpen, MailboxFull, NotAccepted
 from orchestrator.core.keys import GROUP
+from orchestrator.core.stored_values import stored_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.admission.ask_record import NotSent
 from orchestrator.transport.redis import commands
@@ -86,9 +87,9 @@ def retry_until_room(
     with ExitStack() as waiting:
         while type(answer) is list:
             if answer[0] == b"duplicate":
-                raise DuplicateSend(answer[1].decode())
+                raise DuplicateSend(stored_text(answer[1]))
             if answer[0] == b"not sent":
-                raise NotSent(answer[1].decode())
+                raise NotSent(stored_text(answer[1]))
             _, taken, why = answer
             done += taken
             if done >= count:

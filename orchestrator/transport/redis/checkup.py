@@ -165,6 +165,12 @@ def _keys(examined: ExaminedKeys) -> Finding:
         return Finding(
             Level.FAIL, "keys", f"something else has written keys of this library: {named}; RENAME or delete them"
         )
+    if examined.unreadable:
+        named = "; ".join(
+            f"{field!r} in {name!r} is {value!r}, needed: {needed}"
+            for name, field, value, needed in examined.unreadable
+        )
+        return Finding(Level.WARN, "keys", f"something else has written to keys of this library: {named}; HDEL it")
     some = "of the first 200,000 of each type, " if examined.has_more else ""
     return Finding(Level.OK, "keys", f"{some}all of the types that are needed")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
+from orchestrator.core.stored_values import stored_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.redis import commands
 
@@ -132,12 +133,17 @@ def report_loss(loss: Loss, known: Dataset, address: str, incarnation: str) -> N
 
 def parse(fields: dict[bytes, bytes]) -> DatasetRecord | None:
     """The record in the data set's hash; ``None`` if no incarnation has ever registered."""
-    said = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+    said = {stored_text(name): stored_text(value) for name, value in fields.items()}
     if "id" not in said:
         return None
 
     def number(name: str) -> int:
-        return int(float(said.get(name) or 0))
+        text = said.get(name) or "0"
+        try:
+            return int(float(text))
+        except (ValueError, OverflowError):
+            logger.error("data set: %s is %r, which is no number", name, text)
+            return 0
 
     losses = []
     acknowledged_ms = number("acknowledged_ms")

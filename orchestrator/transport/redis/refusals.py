@@ -28,6 +28,9 @@ _LASTING: Final = re.compile(
     r"|invalid (?:username-)?password|without any password configured"
 )
 
+#: As ``includes/unreadable.lua`` has them.
+_UNREADABLE: Final = ("WRONGTYPE", "not an integer", "not a valid float", "overflow", "attempt to ", "bad argument")
+
 _FULL: Final = ("OOM", "used memory", "maxmemory")
 
 
@@ -58,6 +61,12 @@ def is_wrong_type(error: BaseException) -> bool:
 def is_of_one_command(error: BaseException) -> bool:
     """Whether the server is well but for this command: a key of another type, or memory that is missing."""
     return isinstance(error, ResponseError) and not is_passing(error)
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Whether a key is of another type, or a script has found there what this library does not write."""
+    text = str(error)
+    return any(sign in text for sign in _UNREADABLE) and not _PASSING.search(text)
 
 
 def may_pass(error: BaseException) -> bool:

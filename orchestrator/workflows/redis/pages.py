@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 from redis.exceptions import RedisError
 
+from orchestrator.core.stored_values import stored_text
 from orchestrator.transport.store import Store
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ def scan_hash(store: Store, key: str) -> Iterator[tuple[str, str]]:
     cursor = 0
     while True:
         cursor, page = ask(store, lambda cursor=cursor: store.client.hscan(key, cursor, count=PAGE))
-        yield from ((name.decode(), value.decode("utf-8", "replace")) for name, value in page.items())
+        yield from ((stored_text(name), stored_text(value)) for name, value in page.items())
         if cursor == 0:
             return
 

@@ -10,6 +10,9 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from orchestrator.core.deliveries.outcome import Outcome
+from orchestrator.core.errors import UnreadableKey
+from orchestrator.core.log import get_logger
+from orchestrator.core.stored_values import stored_text
 from orchestrator.core.workflows.plan import Kind, StepPlan
 from orchestrator.core.workflows.run_state import RunState
 from orchestrator.transport.redis.patience import outlast
@@ -28,6 +31,8 @@ from orchestrator.workflows.redis.pages import PAGE, ask, scan_hash
 from orchestrator.workflows.redis.placing import candidates_in
 from orchestrator.workflows.steps.arguments import final_from_redis, outcome_in_run, readers
 
+logger = get_logger(__name__)
+
 #: Definitions whose steps' numbers are cached.
 _DEFINITIONS: Final = 20
 
@@ -44,14 +49,14 @@ class RedisRunReads:
         """See :class:`RunReads`."""
         store = self._store()
         uid: Any = ask(store, lambda: store.client.hget(store.keys.runs_by_id, workflow_id))
-        return None if uid is None else uid.decode()
+        return None if uid is None else stored_text(uid)
 
     def uids(self) -> Iterator[str]:
         """See :class:`RunReads`."""
         store, at = self._store(), 0
         while True:
             page: Any = ask(store, lambda at=at: store.client.zrevrange(store.keys.runs, at, at + PAGE - 1))
-            yield from (uid.decode() for uid in page)
+            yield from (stored_text(uid) for uid in page)
             if len(page) < PAGE:
                 return
             at += PAGE
@@ -60,8 +65,17 @@ class RedisRunReads:
         """See :class:`RunReads`."""
         store = self._store()
         raw: Any = ask(store, lambda: store.client.hgetall(store.keys.run(uid)))
-        fields = {name.decode(): value.decode() for name, value in raw.items()}
-        return status_from(uid, fields) if "id" in fields else None
+        fields = {stored_text(name): stored_text(value) for name, value in raw.items()}
+        with store.reading(store.keys.run(uid)):
+            return status_from(uid, fields) if "id" in fields else None
+
+    def status_or_skip(self, uid: str) -> RunStatus | None:
+        """See :class:`RunReads`."""
+        try:
+            return self.status(uid)
+        except UnreadableKey as error:
+            logger.error("%s", error)
+            return None
 
     def details(self, uid: str) -> RunDetails | None:
         """See :class:`RunReads`."""
@@ -69,7 +83,11 @@ class RedisRunReads:
         if status is None:
             return None
         store = self._store()
-        key = store.keys.run(uid)
+        with store.reading(key := store.keys.run(uid)):
+            return self._details(store, key, status)
+
+    def _details(self, store: Store, key: str, status: RunStatus) -> RunDetails:
+        uid = status.uid
         states = dict(scan_hash(store, f"{key}:states"))
         texts = scan_hash(store, f"{key}:plan")
         plans = {number: StepPlan.from_text(text) for number, text in texts if is_step(number)}
@@ -87,7 +105,7 @@ class RedisRunReads:
         key = f"{store.keys.run(status.uid)}:undo"
         if status.state is RunState.COMPENSATING:
             raw: Any = ask(store, lambda: store.client.lrange(key, 0, -1))
-            owed = [step.decode() for step in raw]
+            owed = [stored_text(step) for step in raw]
         outcomes = {step: self.outcome(status.uid, step) for step in failed_undos(states)[:PAGE]}
         return undo_records(plans, states, owed, outcomes)
 
@@ -99,9 +117,10 @@ class RedisRunReads:
         if None in definition:
             return {}
         if definition not in self._numbers:
-            texts, declared = scan_hash(store, f"{key}:plan"), int(definition[1])
-            plans = {n: StepPlan.from_text(text) for n, text in texts if n.isdigit() and int(n) < declared}
-            found = {plan.name: (number, plan.kind is Kind.MAP) for number, plan in plans.items()}
+            with store.reading(key):
+                texts, declared = scan_hash(store, f"{key}:plan"), int(definition[1])
+                plans = {n: StepPlan.from_text(text) for n, text in texts if n.isdigit() and int(n) < declared}
+                found = {plan.name: (number, plan.kind is Kind.MAP) for number, plan in plans.items()}
             if len(self._numbers) >= _DEFINITIONS:
                 self._numbers.clear()
             self._numbers[definition] = found
@@ -111,13 +130,15 @@ class RedisRunReads:
         """See :class:`RunReads`."""
         store = self._store()
         raw: Any = ask(store, lambda: store.client.hget(f"{store.keys.run(uid)}:outcomes", number))
-        return None if raw is None else outcome_in_run(json.loads(raw), *readers(store, uid))
+        with store.reading(f"{store.keys.run(uid)}:outcomes"):
+            return None if raw is None else outcome_in_run(json.loads(raw), *readers(store, uid))
 
     def item_count(self, uid: str, number: str) -> int:
         """See :class:`RunReads`."""
         store = self._store()
         raw: Any = ask(store, lambda: store.client.hget(f"{store.keys.run(uid)}:maps", number))
-        return 0 if raw is None else int(raw.split(b",")[2])
+        with store.reading(f"{store.keys.run(uid)}:maps"):
+            return 0 if raw is None else int(raw.split(b",")[2])
 
     def final(self, uid: str) -> Any:
         """See :class:`RunReads`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
+from orchestrator.core.stored_values import stored_text
 from orchestrator.core.workflows.plan import StepPlan, number_of
 from orchestrator.core.workflows.run_calls import CallList
 from orchestrator.core.workflows.run_state import ENDED
@@ -92,12 +93,12 @@ class RunRepair:
         """Whether all that a workflow function waits for has ended: then it was to be sent again with the last one."""
         key = store.keys.run(uid)
         raw = store.ask(lambda call: call("HGET", f"{key}:calls", step))
-        calls = CallList.from_text(None if raw is None else raw.decode())
+        calls = CallList.from_text(None if raw is None else stored_text(raw))
         numbers = [number for number in calls.numbers if int(number) >= calls.last_batch]
         for at in range(0, len(numbers), _PAGE):
             some = numbers[at : at + _PAGE]
             states = store.ask(partial(_states_of, key=key, steps=some))
-            if any(state is None or state[:1].decode() not in ENDED for state in states):
+            if any(state is None or stored_text(state[:1]) not in ENDED for state in states):
                 return False
         return bool(numbers)
 
@@ -108,7 +109,7 @@ class RunRepair:
         raw = store.ask(lambda call: call("HGET", f"{store.keys.run(uid)}:plan", number_of(step)))
         if raw is None:
             return False
-        queue, level = mailbox_of(store, uid, StepPlan.from_text(raw.decode()), state)
+        queue, level = mailbox_of(store, uid, StepPlan.from_text(stored_text(raw)), state)
         stream, entry = store.keys.stream(queue, level), state[1:].partition(",")[0]
         if store.ask(lambda call: call("XRANGE", stream, entry, entry)):
             return False
@@ -119,7 +120,7 @@ class RunRepair:
         if left:
             advance(store, uid)
         if how:
-            logger.warning("step %s of run %s repaired: its message was nowhere; %s", step, uid, how.decode())
+            logger.warning("step %s of run %s repaired: its message was nowhere; %s", step, uid, stored_text(how))
         return bool(how)
 
 
@@ -131,7 +132,7 @@ def _states_of(call: Callable[..., Any], key: str, steps: list[str]) -> list[byt
 def _scan(call: Callable[..., Any], store: Store, uid: str, cursor: int) -> tuple[int, dict[str, str]]:
     raw, flat = call("HSCAN", f"{store.keys.run(uid)}:states", cursor, "COUNT", _PAGE)
     pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-    return int(raw), {step.decode(): state.decode() for step, state in pairs}
+    return int(raw), {stored_text(step): stored_text(state) for step, state in pairs}
 
 
 def _look(store: Store, queue: str, delivery: str) -> str:
@@ -144,8 +145,8 @@ def _look(store: Store, queue: str, delivery: str) -> str:
                 store.keys, queue, delivery, stream=stream, begin=begin, count=_PAGE, ttl_ms=0
             )
             said, *rest = store.run(*call)
-            where = str(said.decode())
+            where = stored_text(said)
             if where not in ("on", "none"):
                 return where
-            begin = rest[0].decode() if rest else ""
+            begin = stored_text(rest[0]) if rest else ""
     return "none"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
+from orchestrator.core.stored_values import stored_text
 from orchestrator.core.workflows.expansion import Expanded
 from orchestrator.core.workflows.run_calls import CallList, Suspended
 from orchestrator.transport.redis.patience import OUTAGE_S, outlast
@@ -47,7 +48,7 @@ class RedisRunSteps:
             raw: Any = store.client.hget(f"{key}:calls", str(run["step"]))
             if raw is None and not store.client.exists(key):
                 raise run_gone(run)
-            calls = CallList.from_text(None if raw is None else raw.decode())
+            calls = CallList.from_text(None if raw is None else stored_text(raw))
             return history_of(run, calls, read_some, *readers(store, uid))
 
         history: History = self._outlast(lambda: ask(self._store(), read))

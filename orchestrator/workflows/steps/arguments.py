@@ -233,7 +233,9 @@ def final_from_redis(store: Store, uid: str) -> Any:
     """
     try:
         raw: Any = store.client.hget(store.keys.run(uid), "final")
-        return None if raw is None else final_result(json.loads(raw), *readers(store, uid))
+        with store.reading(store.keys.run(uid)):
+            final = None if raw is None else json.loads(raw)
+        return None if raw is None else final_result(final, *readers(store, uid))
     except RedisError as error:
         raise store.failure(error) from error
 
@@ -244,11 +246,13 @@ def readers(store: Store, uid: str) -> tuple[Outcomes, ItemCount]:
 
     def outcomes(numbers: Sequence[str]) -> list[Any]:
         raw: Any = store.client.hmget(f"{key}:outcomes", list(numbers))
-        return [None if text is None else json.loads(text) for text in raw]
+        with store.reading(f"{key}:outcomes"):
+            return [None if text is None else json.loads(text) for text in raw]
 
     def item_count(number: str) -> int:
         counts: Any = store.client.hget(f"{key}:maps", number)
-        return 0 if counts is None else int(counts.split(b",")[2])
+        with store.reading(f"{key}:maps"):
+            return 0 if counts is None else int(counts.split(b",")[2])
 
     return outcomes, item_count
 

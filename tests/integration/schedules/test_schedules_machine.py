@@ -70,7 +70,7 @@ FAULTS = {
         "local _ = 1",
     ),
     "what was accepted is not counted": Fault(
-        "redis.pcall('HINCRBY', root .. 'ledger:' .. queue, 'accepted',",
+        "add_count_afterwards(root .. 'ledger:' .. queue, 'accepted',",
         "local _ = (",
     ),
 }

@@ -78,6 +78,44 @@ def test_the_doctor_names_the_keys_and_none_of_a_redis_that_is_well(orchestrator
 
 
 @pytest.mark.parametrize(
+    ("field", "act"),
+    [
+        ("accepted", lambda o: o.send("ledgers", Reconcile())),
+        ("accepted", lambda o: o.send_many("ledgers", [Reconcile(), Reconcile()])),
+        ("cancelled", lambda o: o.send("ledgers", Reconcile()).cancel()),
+    ],
+    ids=["send", "send many", "cancel"],
+)
+def test_a_counter_that_is_no_number_begins_anew_and_is_named(
+    orchestrator: Orchestrator, field: str, act: Callable[[Any], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: each send was refused, and the ledger raised ValueError."""
+    client, key = orchestrator.runtime.store.client, "orc:ledger:ledgers"
+    client.sadd("orc:queues", "ledgers")
+    client.hset(key, field, b"\xff many")
+    assert orchestrator.ledger()[0].accepted == 0
+    assert f"{key}: {field} is " in caplog.text
+    act(orchestrator)
+    assert client.hget(key, f"broken: {field}") == b"\xff many"
+    (row,) = orchestrator.ledger()
+    assert (row.lost, getattr(row, field)) == (0, row.accepted)
+    text, passed = examine(orchestrator.runtime.store, "refuse", as_json=False)
+    assert passed, "workers serve it"
+    assert f"warn  keys: something else has written to keys of this library: 'broken: {field}' in '{key}' is " in text
+
+
+def test_what_is_put_beside_a_ledger_of_another_type_is_taken_out_again(orchestrator: Orchestrator) -> None:
+    """Regression: the sender got an error, and the message was handled."""
+    client = orchestrator.runtime.store.client
+    client.set("orc:ledger:ledgers", "x")
+    with pytest.raises(BrokenKey):
+        orchestrator.send("ledgers", Reconcile())
+    with pytest.raises(BrokerUnavailable, match="another type"):
+        orchestrator.send_many("ledgers", [Reconcile(), Reconcile()])
+    assert client.xlen("orc:q:0:ledgers") == 0
+
+
+@pytest.mark.parametrize(
     ("name", "kind"),
     [
         ("run:u1", "hash"),

@@ -172,9 +172,9 @@ local function finish(work)
   forget_empty(root, 'monitors-of:', 'monitor-owners', work.owners)
   forget_empty(root, 'monitors-on:', 'monitor-targets', work.targets)
   for agent, n in pairs(work.accepted) do
-    redis.call('HINCRBY', root .. 'ledger:' .. agent, 'accepted', n)
+    add_count(root .. 'ledger:' .. agent, 'accepted', n)
     queues[#queues + 1] = agent
   end
   if #queues > 0 then redis.call('SADD', root .. 'queues', unpack(queues)) end
-  for name, n in pairs(work.counts) do redis.call('HINCRBY', root .. 'monitor-stats', name, n) end
+  for name, n in pairs(work.counts) do add_count(root .. 'monitor-stats', name, n) end
 end

@@ -61,7 +61,7 @@ local function start_housekeeping()
   local held = redis.pcall('XPENDING', manager, 'workers')
   if redis.call('XLEN', manager) > (held.err and 0 or held[1]) then return end
   put(manager, housekeeping)
-  redis.call('HINCRBY', manager_ledger, 'accepted', 1)
+  add_count(manager_ledger, 'accepted', 1)
   redis.call('SADD', root .. 'queues', 'monitor-manager')
 end
 

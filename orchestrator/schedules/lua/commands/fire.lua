@@ -97,6 +97,6 @@ while at <= #ARGV do
   out[#out + 1] = ok and status or 'failed'
   at = schedules.after_decision(more)
 end
-for queue, number in pairs(accepted) do redis.pcall('HINCRBY', root .. 'ledger:' .. queue, 'accepted', number) end
+for queue, number in pairs(accepted) do add_count_afterwards(root .. 'ledger:' .. queue, 'accepted', number) end
 schedules.add_totals(root, totals)
 return with_events(out)

@@ -26,7 +26,7 @@ while at <= #ARGV do
       refusal = admission.refusal
       break
     end
-    redis.call('HINCRBY', root .. 'ledger:' .. queue, 'accepted', 1)
+    add_count(root .. 'ledger:' .. queue, 'accepted', 1)
     if admission and admission.drop == 1 then
       overflowed(admission, message)
     else

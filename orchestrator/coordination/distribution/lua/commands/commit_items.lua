@@ -58,6 +58,6 @@ end
 redis.call('PERSIST', staged)
 if idempotency_key then redis.call('SET', idempotency_key, remembered, 'PX', remembered_ms) end
 redis.call('ZADD', timers, now_ms(), 'items:' .. id)
-redis.call('HINCRBY', counts, 'distributions', 1)
-redis.call('HINCRBY', counts, 'items', items)
+add_count(counts, 'distributions', 1)
+add_count(counts, 'items', items)
 return answer({'accepted'})

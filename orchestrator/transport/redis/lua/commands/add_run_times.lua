@@ -3,12 +3,13 @@
 -- Returns the day, since 1970.
 -- Costs: two commands for each count.
 --- @include "clock"
+--- @include "counters"
 local root, days = ARGV[1], tonumber(ARGV[2])
 local DAY_MS = 86400000
 local day = math.floor(now_ms() / DAY_MS)
 for i = 3, #ARGV, 3 do
   local counts = root .. 'durations:' .. day .. ':' .. ARGV[i]
-  redis.call('HINCRBY', counts, ARGV[i + 1], ARGV[i + 2])
+  add_count(counts, ARGV[i + 1], ARGV[i + 2])
   redis.call('PEXPIREAT', counts, (day + days) * DAY_MS)
 end
 return day

@@ -29,9 +29,16 @@ if kind == 'ask' and not is_bounded and most_in_flight == 0 then
   for at = FIRST_FIELD, #ARGV, 2 do
     if ARGV[at] == 'timeout_ms' then redis.call('ZADD', timers, now_ms() + tonumber(ARGV[at + 1]), 'ask:' .. id) end
   end
-  redis.call('HINCRBY', calls, 'asked', 1)
+  redis.pcall('HINCRBY', calls, 'asked', 1)
   redis.call('HSET', hooks, 'ask', ask)
-  if redis.call('HINCRBY', ledger, 'accepted', 1) == 1 then
+  local accepted = redis.pcall('HINCRBY', ledger, 'accepted', 1)
+  if type(accepted) == 'table' then
+
+--- @include "count_or_undo"
+
+    accepted = count_or_undo(ledger, 'accepted', 1, stream, accepted.err)
+  end
+  if accepted == 1 then
     local root, queue = ledger:match('^(.-orc:)ledger:(.*)$')
     redis.call('SADD', root .. 'queues', queue)
   end
@@ -58,7 +65,7 @@ end
 
 local function begin_ask()
   if kind == 'hedge' then
-    redis.call('HINCRBY', calls, 'hedged', 1)
+    add_count(calls, 'hedged', 1)
   else
     redis.call('HSET', ask, 'calls', calls, unpack(ARGV, FIRST_FIELD))
     local timeout_ms = tonumber(redis.call('HGET', ask, 'timeout_ms'))
@@ -67,9 +74,9 @@ local function begin_ask()
       redis.call('HSET', ask, 'bulkhead', bulkhead)
       enter_bulkhead(bulkhead, id, timeout_ms)
     end
-    redis.call('HINCRBY', calls, 'asked', 1)
+    add_count(calls, 'asked', 1)
   end
-  if kind == 'retry' then redis.call('HINCRBY', calls, 'retried', 1) end
+  if kind == 'retry' then add_count(calls, 'retried', 1) end
   if kind == 'call' then deposit_call(calls) elseif kind ~= 'ask' then spend_call(calls) end
   redis.call('HSET', hooks, 'ask', ask)
   count_accepted(ledger, 1)

@@ -35,8 +35,15 @@ for at = first, #ARGV, PER_ASK do
   due[#due + 1], due[#due + 2] = at_ms, 'ask:' .. id
 end
 redis.call(unpack(due))
-redis.call('HINCRBY', calls, 'asked', count)
-if redis.call('HINCRBY', ledger, 'accepted', count) == count then
+redis.pcall('HINCRBY', calls, 'asked', count)
+local accepted = redis.pcall('HINCRBY', ledger, 'accepted', count)
+if type(accepted) == 'table' then
+
+--- @include "count_or_undo"
+
+  accepted = count_or_undo(ledger, 'accepted', count, stream, accepted.err)
+end
+if accepted == count then
   redis.call('SADD', root .. 'queues', ledger:sub(#root + #'ledger:' + 1))
 end
 return count

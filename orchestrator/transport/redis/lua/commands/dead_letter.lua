@@ -18,14 +18,14 @@ local error_type, fingerprint, outcome, ttl_ms, celery_error, celery_text = ARGV
 redis.call('XLEN', root .. 'dead-letters')
 local entry = take(stream, group, entry_id)
 if not entry then
-  redis.pcall('HINCRBY', ledger, 'duplicated', 1)
+  add_count_afterwards(ledger, 'duplicated', 1)
   return 0
 end
 local m, d, _, r, s = fields(entry)
 -- An outcome's key is the root, `outcome:`, and the delivery.
 local delivery = outcome_key ~= '' and outcome_key:sub(#root + 9) or nil
 local id = add_dead_letter(root, queue, m, d, r, letter, reason, error_type, fingerprint, s, delivery)
-redis.pcall('HINCRBY', ledger, 'dead', 1)
+add_count_afterwards(ledger, 'dead', 1)
 if outcome_key ~= '' then record(outcome_key, outcome .. ',"letter_id":"' .. id .. '"}', ttl_ms, 'dead') end
 end_attempts(ledger, stream, {entry_id})
 if celery_error then end_for_celery(ledger, m, 'FAILURE', celery_error, celery_text) end

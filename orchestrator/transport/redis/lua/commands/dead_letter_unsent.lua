@@ -12,7 +12,7 @@ local token = ARGV[7]
 local text_of_error = ARGV[8]
 if is_repeated_publish(publishes, token) then return token end
 local id = add_dead_letter(root, queue, message, nil, nil, letter, reason, error_type, '', ('%d'):format(now_ms()))
-redis.call('HINCRBY', ledger, 'accepted', 1)
-redis.call('HINCRBY', ledger, 'dead', 1)
+add_count(ledger, 'accepted', 1)
+add_count(ledger, 'dead', 1)
 end_for_celery(ledger, message, 'FAILURE', 'MessageDropped', text_of_error)
 return id

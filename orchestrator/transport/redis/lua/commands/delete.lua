@@ -29,7 +29,7 @@ if number > 0 then
 else
   dropped = drop_delayed(delayed, bodies, most, drop)
 end
-if dropped > 0 and not is_reply then redis.call('HINCRBY', ledger, 'cancelled', dropped) end
+if dropped > 0 and not is_reply then add_count(ledger, 'cancelled', dropped) end
 local empty = redis.call('ZCARD', delayed) == 0
 for k = FIRST_STREAM, #KEYS do empty = empty and redis.call('XLEN', KEYS[k]) == 0 end
 if empty then

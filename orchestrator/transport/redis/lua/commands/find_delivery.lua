@@ -20,7 +20,7 @@ local function is_it(m)
   return message and type(message.headers) == 'table' and message.headers.id == delivery
 end
 local function cancelled(m, d)
-  redis.call('HINCRBY', ledger, 'cancelled', 1)
+  add_count(ledger, 'cancelled', 1)
   end_for_celery(ledger, m, 'REVOKED', '', 'cancelled')
   record(outcome_key, with_history(cjson.decode(outcome), message_of(m).headers.orc, d), ttl_ms, 'cancelled')
   return with_events({'removed'})

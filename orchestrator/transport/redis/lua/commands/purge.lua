@@ -22,5 +22,5 @@ if stream then
 else
   dropped = drop_delayed(delayed, bodies, most, drop)
 end
-if dropped > 0 then redis.call('HINCRBY', ledger, 'cancelled', dropped) end
+if dropped > 0 then add_count(ledger, 'cancelled', dropped) end
 return with_events(dropped)

@@ -16,7 +16,7 @@ local group, entry_id, member, message, delay_ms, ttl_ms = ARGV[1], ARGV[2], ARG
 redis.call('ZCARD', delayed)
 redis.call('HLEN', bodies)
 if redis.call('XACK', stream, group, entry_id) == 0 then
-  redis.pcall('HINCRBY', ledger, 'duplicated', 1)
+  add_count_afterwards(ledger, 'duplicated', 1)
   return 0
 end
 -- Its deaths are of the message, not of the attempt. That a holder died before it was seen to start says nothing any
@@ -34,7 +34,7 @@ if outcome_key and cancelled_meanwhile(outcome_key, ledger, message, d, ttl_ms) 
 end
 schedule(delayed, bodies, bell, member, message, now_ms() + tonumber(delay_ms), d, s)
 end_attempts(ledger, stream, {entry_id})
-redis.pcall('HINCRBY', ledger, 'retried', 1)
+add_count_afterwards(ledger, 'retried', 1)
 local run_key = outcome_key and redis.call('HGET', hooks_of(outcome_key), 'run')
 if run_key then
   local waits = delayed .. '\n' .. bell .. '\n' .. member

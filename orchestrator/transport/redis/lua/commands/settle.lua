@@ -16,8 +16,8 @@ local ended = redis.call('XACK', stream, group, unpack(ids))
 redis.call('XDEL', stream, unpack(ids))
 local counted = redis.call('PTTL', stream) == -1
 -- A ledger that is a key of another type must not keep what has ended from ending.
-if counted and ended > 0 then redis.pcall('HINCRBY', ledger, outcome:match('^%S+'), ended) end
-if counted and ended < #ids then redis.pcall('HINCRBY', ledger, 'duplicated', #ids - ended) end
+if counted and ended > 0 then add_count_afterwards(ledger, outcome:match('^%S+'), ended) end
+if counted and ended < #ids then add_count_afterwards(ledger, 'duplicated', #ids - ended) end
 local flow = flow_of(ledger)
 if ended == 0 or redis.call('EXISTS', flow) == 0 then return ended end
 

@@ -11,7 +11,11 @@ if redis.call('XACK', stream, group, entry_id) == 0 then
 end
 redis.call('XDEL', stream, entry_id)
 -- A ledger that is a key of another type must not keep the outcome from being recorded.
-redis.pcall('HINCRBY', ledger, counter, 1)
+local counted = redis.pcall('HINCRBY', ledger, counter, 1)
+if type(counted) == 'table' and not counted.err:find('WRONGTYPE', 1, true) then
+  -- As add_count() in counters.lua.
+  redis.call('HSET', ledger, 'broken: ' .. counter, redis.call('HGET', ledger, counter), counter, 1)
+end
 -- As record(), flow_of() and hooks_of() in mailbox_entry.lua, which Redis need not even make for most messages.
 if redis.call('RPUSH', outcome_key, outcome) > 1 then redis.call('LTRIM', outcome_key, -1, -1) end
 redis.call('PEXPIRE', outcome_key, ttl_ms)

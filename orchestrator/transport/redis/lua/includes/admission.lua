@@ -84,7 +84,7 @@ local function overflowed(admission, m, d, r, s)
   local text = 'the mailbox holds ' .. admission.limit .. ' messages; ' .. admission.overflow
   local letter = why_dead(admission.queue, 'mailbox overflow', 'MailboxFull', text, 0, now_ms())
   local dead = add_dead_letter(admission.root, admission.queue, m, d, r, letter, 'mailbox overflow', 'MailboxFull', '', s or '')
-  redis.call('HINCRBY', admission.root .. 'ledger:' .. admission.queue, 'dead', 1)
+  add_count(admission.root .. 'ledger:' .. admission.queue, 'dead', 1)
   record_if_tracked(admission.root, m, {outcome = 'dead', reason = 'mailbox overflow', attempts = 0, letter_id = dead, error = text},
     admission.ttl_ms, d)
   end_for_celery(admission.root .. 'ledger:' .. admission.queue, m, 'FAILURE', 'MessageDropped', text)

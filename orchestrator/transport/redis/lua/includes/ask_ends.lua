@@ -30,7 +30,7 @@ local function cancel_copy(root, ask, delivery, place, by)
     local m, d = fields(entry)
     local headers = (message_of(m) or {}).headers
     redis.call('XDEL', stream, id)
-    redis.call('HINCRBY', ledger, 'cancelled', 1)
+    add_count(ledger, 'cancelled', 1)
     end_for_celery(ledger, m, 'REVOKED', '', by)
     record(key, with_history(outcome, type(headers) == 'table' and headers.orc, d), ask.outcome_ms, 'cancelled')
     return
@@ -55,7 +55,7 @@ asks.finish = function(key, ended, outcome, winner)
     local copy = flat[at]:match('^copy:(.*)$')
     if copy then copies[#copies + 1] = {copy, flat[at + 1]} else ask[flat[at]] = flat[at + 1] end
   end
-  redis.call('HINCRBY', ask.calls, ended, 1)
+  add_count(ask.calls, ended, 1)
   if ask.bulkhead then leave_bulkhead(ask.bulkhead, id) end
   if outcome and ask.stream then
     -- Its admission is not asked for: a reply must pass a full mailbox, as a compensation does.
@@ -70,7 +70,7 @@ asks.finish = function(key, ended, outcome, winner)
   if outcome and ask.fallback and ended ~= 'handled' then
     put(ask.fallback_stream, ask.fallback)
     count_accepted(ask.fallback_ledger, 1)
-    redis.call('HINCRBY', ask.calls, 'fell_back', 1)
+    add_count(ask.calls, 'fell_back', 1)
     emit_event('fell_back', ask.fallback_agent, ask.fallback_id, id, ended)
   end
   for _, copy in ipairs(copies) do

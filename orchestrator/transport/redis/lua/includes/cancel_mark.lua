@@ -6,7 +6,7 @@ local function cancelled_meanwhile(key, ledger, m, d, ttl_ms)
   local outcome = redis.call('HGET', hooks_of(key), 'cancel')
   if not outcome then return false end
   local headers = (message_of(m) or {}).headers
-  redis.call('HINCRBY', ledger, 'cancelled', 1)
+  add_count(ledger, 'cancelled', 1)
   end_for_celery(ledger, m, 'REVOKED', '', 'cancelled')
   record(key, with_history(cjson.decode(outcome), type(headers) == 'table' and headers.orc, d), ttl_ms, 'cancelled')
   return true

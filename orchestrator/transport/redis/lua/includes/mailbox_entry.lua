@@ -1,4 +1,5 @@
 --- @include "clock"
+--- @include "counters"
 --- @include "doorbell"
 -- Entries of mailboxes, and what scripts of several kinds need.
 -- Fields of an entry: m, the message byte for byte as published; d, its deaths as a JSON array, once a holder has died while
@@ -63,7 +64,7 @@ end
 -- Counts messages as accepted. A ledger that begins with them belongs to a mailbox that Redis does not list, or no longer: its
 -- sender declared it before Redis lost its data.
 local function count_accepted(ledger, n)
-  if redis.call('HINCRBY', ledger, 'accepted', n) > n then return end
+  if add_count(ledger, 'accepted', n) > n then return end
   local root, queue = ledger:match('^(.-orc:)ledger:(.*)$')
   redis.call('SADD', root .. 'queues', queue)
 end

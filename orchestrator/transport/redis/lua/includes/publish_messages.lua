@@ -23,7 +23,14 @@ local bounded = needs_admission(flow)
 if not bounded and limit == 0 then
   local last
   for i = FIRST_MESSAGE, #ARGV do last = redis.call('XADD', stream, '*', 'm', ARGV[i]) end
-  if redis.call('PTTL', stream) < 0 and redis.call('HINCRBY', ledger, 'accepted', wanted) == wanted then
+  local accepted = redis.call('PTTL', stream) < 0 and redis.pcall('HINCRBY', ledger, 'accepted', wanted)
+  if type(accepted) == 'table' then
+
+--- @include "count_or_undo"
+
+    accepted = count_or_undo(ledger, 'accepted', wanted, stream, accepted.err)
+  end
+  if accepted == wanted then
     -- As count_accepted() in mailbox_entry.lua.
     local root, queue = ledger:match('^(.-orc:)ledger:(.*)$')
     redis.call('SADD', root .. 'queues', queue)
@@ -59,7 +66,7 @@ if limit > 0 then
     drop_waiting(stream, unread_from(stream), math.min(over, taken + MOST_MORE_DROPPED), function(entry)
       redis.call('XDEL', stream, entry[1])
       if not counted then return end
-      redis.call('HINCRBY', ledger, 'expired', 1)
+      add_count(ledger, 'expired', 1)
       local m, d = fields(entry)
       record_if_tracked(root, m, {outcome = 'expired'}, EXPIRED_TTL_MS, d)
       end_for_celery(ledger, m, 'REVOKED', 'expired', 'it was the oldest in a full queue (x-max-length)')

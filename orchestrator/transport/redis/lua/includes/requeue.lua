@@ -52,7 +52,7 @@ local function end_for_death(root, queue, m, d, r, s, deaths, by, ttl_ms)
     local letter = why_dead(queue, 'worker died', 'WorkerLost', why, attempts, now_ms(), by)
     letter_id = add_dead_letter(root, queue, m, d, r, letter, 'worker died', 'WorkerLost', '', s)
   end
-  redis.call('HINCRBY', ledger, 'dead', 1)
+  add_count(ledger, 'dead', 1)
   record_if_tracked(root, m, {outcome = 'dead', reason = 'worker died', attempts = attempts, letter_id = letter_id,
     error = 'WorkerLost: ' .. why}, ttl_ms, deaths)
   end_for_celery(ledger, m, 'FAILURE', 'WorkerLostError', why, true)
@@ -110,7 +110,7 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
       local letter = why_dead(queue, reason, 'WorkerLost', why, #deaths, death.at, death.by)
       local dead = add_dead_letter(root, queue, m, d, r, letter, reason, 'WorkerLost', '', s)
       placed = reason
-      redis.pcall('HINCRBY', ledger, 'dead', 1)
+      add_count_afterwards(ledger, 'dead', 1)
       record_if_tracked(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
         error = why}, ttl_ms, deaths)
       end_for_celery(ledger, m, 'FAILURE', reason == 'poison' and 'PoisonMessage' or 'WorkerLostError', why, true)
@@ -132,7 +132,7 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
         return 'cancelled', #m
       end
     end
-    if death or interrupted then redis.pcall('HINCRBY', ledger, 'restarted', 1) end
+    if death or interrupted then add_count_afterwards(ledger, 'restarted', 1) end
     -- Its stream is root .. 'q:LEVEL:' .. queue; what comes back a second time is in a level for it already.
     local level = stream:sub(#root + 3, -#queue - 2)
     if not undelivered then
@@ -146,7 +146,7 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
     local now_at = put(to, m or '', d, u, r, s, n)
     placed = 'returned'
     if lanes then move_permit(lanes, permit, permit_of(lanes, to, now_at)) end
-    if not undelivered then redis.pcall('HINCRBY', ledger, 'redelivered', 1) end
+    if not undelivered then add_count_afterwards(ledger, 'redelivered', 1) end
     return 'returned', #(m or '')
   end)
   if ok then return result, size end

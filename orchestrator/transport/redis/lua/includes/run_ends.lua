@@ -43,7 +43,7 @@ end
 runs.emit = function(r, kind, by, ...)
   local id, name = unpack(redis.call('HMGET', r.key, 'id', 'name'))
   local open = r.root .. 'runs:open'
-  if by ~= 0 and redis.call('HINCRBY', open, name, by) <= 0 then redis.call('HDEL', open, name) end
+  if by ~= 0 and add_count(open, name, by) <= 0 then redis.call('HDEL', open, name) end
   emit_event(kind, r.uid, id, name, ...)
 end
 

@@ -40,7 +40,7 @@ runs.take_back = function(r, step, entry, cancel, returned)
   end
   local ledger, m = r.root .. 'ledger:' .. plan.queue, fields(found)
   redis.call('XDEL', stream, entry)
-  redis.call('HINCRBY', ledger, 'cancelled', 1)
+  add_count(ledger, 'cancelled', 1)
   redis.call('DEL', hooks)
   if cancel then
     record(r.root .. 'outcome:' .. id, runs.CANCELLED, r.ttl_ms, 'cancelled')
