@@ -25,11 +25,12 @@ from orchestrator.transport.mailbox_entry import MalformedEntry, decode
 from orchestrator.transport.publishing import PublishingChannel
 from orchestrator.transport.qos import QoS
 from orchestrator.transport.reader import Reader
-from orchestrator.transport.reading_stop import stop_reading
+from orchestrator.transport.reading_stop import requeue_unread, stop_reading
 from orchestrator.transport.redis.broken_keys import attach_command
-from orchestrator.transport.redis.refusals import is_wrong_type
+from orchestrator.transport.redis.refusals import is_unreadable, is_wrong_type
 from orchestrator.transport.redis.scripts import source
 from orchestrator.transport.settling.settler import Settler
+from orchestrator.transport.unreadable_mailboxes import UnreadableMailboxes
 
 logger = get_logger(__name__)
 
@@ -54,6 +55,7 @@ class Channel(PublishingChannel):
         #: Since when a reply of Redis has been expected that is not taken in yet.
         self._expecting_since: float | None = None
         self.claim_choice = ClaimChoice(self)
+        self.unreadable = UnreadableMailboxes(self.describe_unreadable)
         super().__init__(*args, **kwargs)
         self.reader = Reader(self.keys, self.levels, self.options)
         self._intake = ClaimIntake(self)
@@ -184,6 +186,8 @@ class Channel(PublishingChannel):
             self.wire.call("SCRIPT", "LOAD", source("claim"))
             return None
         except ResponseError as error:
+            if is_unreadable(error) and self._pass_over_unreadable(str(error)):
+                return None
             if not any(word in str(error) for word in ("NOGROUP", "UNBLOCKED")):
                 # A server that refuses for a while (failover, disk full, too few replicas), or a key of another type.
                 # After a connection error, Celery connects again, with a pause.
@@ -196,6 +200,29 @@ class Channel(PublishingChannel):
             self._make_streams(self.active_queues)
             self.reader.is_empty = False
             return None
+
+    def _pass_over_unreadable(self, why: str) -> bool:
+        """Go on without the mailboxes that Redis' error is about; returns whether that is possible."""
+        claimed_from = self.reader.claimed_from
+        if self.reader.slept:
+            found = {queue: fault for queue in self.active_queues if (fault := self._unreadable(queue))}
+        else:
+            found = dict.fromkeys(claimed_from, why) if len(claimed_from) == 1 else {}
+        self.unreadable.found(found)
+        self.reader.is_empty = False
+        if claimed_from and not found:
+            self.unreadable.suspect(claimed_from)
+        if claimed_from:
+            # What the script had claimed before the error has no reply.
+            with contextlib.suppress(ResponseError):
+                requeue_unread(self)
+        return bool(found or claimed_from)
+
+    def describe_unreadable(self, queue: str, why: str) -> str:
+        """Redis' error about a mailbox as a text that names the key, if its type is what is wrong."""
+        error = ResponseError(why)
+        attach_command(error, [self.keys.flow(queue), *self._read_and_deferred(queue)])
+        return str(self.named_refusal(error))
 
     def overdue_s(self) -> float | None:
         """For how many seconds a reply of Redis is overdue; ``None`` if none is, or there is something to read."""

@@ -19,16 +19,30 @@ class ClaimChoice:
         self._channel = channel
         #: The streams of each mailbox, doorbell included.
         self._streams: dict[str, list[str]] = {}
+        #: Whether the last claim was from all mailboxes that can be read.
+        self._is_complete = False
 
     def next_command(self, queues: Sequence[str]) -> tuple[Any, ...]:
         """The command to send, about the mailboxes whose turn it is."""
         channel = self._channel
         if channel.delivery.buffer:
             return channel.reader.nudge()
-        if channel.reader.is_empty:
+        alone = channel.unreadable.next_alone(queues)
+        if alone:
+            self._is_complete = False
+            return self._claim([alone])
+        queues = channel.unreadable.readable(queues)
+        # Of the mailboxes of the last claim alone it is known which must not be slept at.
+        if (channel.reader.is_empty and self._is_complete) or not queues:
             streams = [stream for queue in queues for stream in self._streams_and_bell(queue)]
             longest_s = min(channel.options.block_s, channel.brpop_timeout or channel.options.block_s)
-            return channel.reader.sleep(streams, channel.incarnation, to_ms(longest_s))
+            longest_ms = channel.unreadable.longest_sleep_ms(to_ms(longest_s))
+            return channel.reader.sleep(streams, channel.incarnation, longest_ms)
+        self._is_complete = True
+        return self._claim(queues)
+
+    def _claim(self, queues: Sequence[str]) -> tuple[Any, ...]:
+        channel = self._channel
         credit, ahead = self._credit()
         leased = channel.settler.holder is not None
         return channel.reader.claim(queues, channel.incarnation, credit, ahead, leased=leased)

@@ -36,6 +36,8 @@ class ClaimIntake:
         except NoLease:
             self._break_off()
         if not reader.slept:
+            if reply is not None and len(reader.claimed_from) == 1:
+                channel.unreadable.was_read(reader.claimed_from[0])
             self._rotate_queues(claimed)
             if reader.withheld or self._withheld.queues:
                 self._withheld.after_claim(reader.withheld, channel.incarnation)

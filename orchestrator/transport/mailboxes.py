@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from kombu.transport.virtual.base import queue_declare_ok_t
 from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
@@ -12,7 +13,7 @@ from orchestrator.core.keys import DOORBELL, GROUP
 from orchestrator.core.log import get_logger
 from orchestrator.transport.connected_channel import ConnectedChannel
 from orchestrator.transport.redis import commands
-from orchestrator.transport.redis.refusals import is_full
+from orchestrator.transport.redis.refusals import is_full, is_wrong_type
 
 logger = get_logger(__name__)
 
@@ -49,10 +50,27 @@ class MailboxChannel(ConnectedChannel):
         else:
             self.wire.run(*commands.declare(self.keys, queue))
 
-    def queue_declare(self, *args: Any, **kwargs: Any) -> Any:
-        """As kombu's. A worker outlives a mailbox that is a key of another type."""
+    def queue_declare(self, queue: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As kombu's. A worker outlives a key of another type, and starts beside a mailbox with such a key."""
         with self.waiting_for_keys():
-            return super().queue_declare(*args, **kwargs)
+            try:
+                return super().queue_declare(queue, *args, **kwargs)
+            except ResponseError as error:
+                if not queue or not is_wrong_type(error) or not self._unreadable(queue):
+                    raise
+                return queue_declare_ok_t(queue, 0, 0)
+
+    def _unreadable(self, queue: str) -> str:
+        """Redis' error about a key of a mailbox that is of another type; empty if there is none."""
+        streams = [("XLEN", stream) for stream in (*self._read_and_deferred(queue), self.keys.stream(queue, DOORBELL))]
+        for command, key in (("ZCARD", self.keys.delayed(queue)), *streams):
+            try:
+                self.wire.call(command, key)
+            except ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                return str(error)
+        return ""
 
     def queue_bind(self, *args: Any, **kwargs: Any) -> Any:
         """As kombu's. A worker outlives an exchange that is a key of another type."""

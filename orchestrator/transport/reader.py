@@ -152,6 +152,11 @@ class Reader:
     # -- replies
 
     @property
+    def claimed_from(self) -> Sequence[str]:
+        """The mailboxes that the last command claims from; none if it was no claim."""
+        return self._asked_queues if self._asked == _CLAIM else ()
+
+    @property
     def slept(self) -> bool:
         """Whether the last reply was to a sleep, which may bring one message of each stream, whatever is allowed."""
         return self._asked == _SLEEP

@@ -31,15 +31,23 @@ def stop_reading(channel: Channel, connection: Any, *, for_good: bool = False) -
     settler = channel.settler
     settler.requeue_unstarted([claim.tag for claim, _ in channel.delivery.take_all()])
     holder = settler.holder
-    if connection and holder is not None:
+    if connection or holder is None:
         try:
             # Claims that were served before the connection closed, and whose reply was not read.
-            holder.requeue_unreceived(0, reader=channel)
+            requeue_unread(channel)
         except (RedisError, OSError):
-            logger.debug("claims whose reply was lost not searched for; a sweep requeues them", exc_info=True)
-    if holder is None and channel.no_ack_queues:
+            logger.debug("claims whose reply was lost not requeued; a sweep requeues them", exc_info=True)
+
+
+def requeue_unread(channel: Channel) -> None:
+    """Requeue what was claimed by commands of which no reply will come.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is away or refuses; a sweep requeues it.
+    """
+    holder = channel.settler.holder
+    if holder is not None:
+        holder.requeue_unreceived(0, reader=channel)
+    elif channel.no_ack_queues:
         streams = [(stream, queue) for queue in channel.no_ack_queues for stream in channel._streams(queue)]
-        try:
-            settler.requeue_unread(channel.incarnation, streams)
-        except (RedisError, OSError):
-            logger.debug("unread messages not requeued; a sweep requeues them", exc_info=True)
+        channel.settler.requeue_unread(channel.incarnation, streams)

@@ -60,6 +60,11 @@ for base = FIRST_QUEUE, #KEYS, stride do
   local host, singleton, limit = unpack(redis.call('HMGET', flow, 'on_hold', 'singleton', 'concurrency'))
   if host or singleton or limit then withheld = withheld or {} end
   if limit then
+    -- Raises as long as nothing is claimed, if one is a key of another type.
+    local of = KEYS[base]:gsub('orc:delayed:', 'orc:permits:', 1)
+    redis.call('HLEN', of)
+    redis.call('HLEN', (of:gsub('orc:permits:', 'orc:permits-used:', 1)))
+    redis.call('XLEN', (of:gsub('orc:permits:', 'orc:q:lanes:', 1)))
     limited = limited or {}
     limited[base] = flow
     withheld[#withheld + 1] = -base
