@@ -35,5 +35,7 @@ def death_hooks(redis: Callable[[], RedisMode]) -> tuple[DeathHook, ...]:
 
 def run_due_work(redis: RedisMode) -> None:
     """Run the timers that are due, and go on with the agendas of runs."""
-    redis.timers.run()
-    redis.runs.upkeep.work_off()
+    try:
+        redis.timers.run()
+    finally:
+        redis.runs.upkeep.work_off()

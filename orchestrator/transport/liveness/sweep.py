@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import ResponseError
 
@@ -23,6 +24,7 @@ from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.core.errors import InfrastructureError
 from orchestrator.core.keys import DOORBELL, Keys
 from orchestrator.core.log import get_logger
+from orchestrator.core.stored_values import stored_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.liveness.closed_clients import closed_clients, is_closed
 from orchestrator.transport.liveness.proof import proof_of_death
@@ -30,8 +32,11 @@ from orchestrator.transport.options import DeathHook, Options
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.refusals import is_unreadable
 
 logger = get_logger(__name__)
+
+T = TypeVar("T")
 
 #: Entries requeued per script: Redis is never held for longer than a few milliseconds.
 RECLAIM_BATCH = 100
@@ -114,6 +119,8 @@ class Sweeper:
         #: Fenced incarnations whose messages were requeued, and those whose death hooks have run, each in the order in
         #: which that was last done, so that none waits behind others that never finish.
         self._reclaimed: dict[str, None] = {}
+        #: Incarnations and mailboxes of which it was logged that a key of them cannot be read.
+        self._logged: set[tuple[str, str]] = set()
         self._death_hooks_run: dict[str, None] = {}
 
     def sweep(self, by: str) -> SweepResult:
@@ -181,15 +188,34 @@ class Sweeper:
                 if both_closed:
                     again_ms = min(again_ms or to_ms(TURN_S), max(1, grace_ms + 1 - silent_ms))
                 continue
-            dead += self._end(turn, raw_id, beat, reason, by, silent_ms)
+            end = partial(self._end, turn, raw_id, beat, reason, by, silent_ms)
+            dead += self._apart(stored_text(raw_id), end) or ()
         if not_polling:
             for raw_id, beat in self._stuck():
-                dead += self._end(turn, raw_id, beat, DeathReason.STUCK, by, max(0, now - int(float(beat))))
-        self._find_orphans(turn)
+                silent_ms = max(0, now - int(float(beat)))
+                end = partial(self._end, turn, raw_id, beat, DeathReason.STUCK, by, silent_ms)
+                dead += self._apart(stored_text(raw_id), end) or ()
+        self._apart("", lambda: self._find_orphans(turn))
         moved, dead_lettered = self._reclaim_all(turn)
         self._commands.run(*commands.end_sweep(self._keys, turn))
         emit(events.SWEPT, {"late": len(late), "dead": len(dead)}, by=by)
         return SweepResult(len(late), tuple(dead), moved, dead_lettered, again_ms=again_ms)
+
+    def _apart(self, incarnation: str, act: Callable[[], T]) -> T | None:
+        """Do something for one incarnation; a key of it that something else has written must not hold up the others."""
+        try:
+            return act()
+        except ResponseError as error:
+            if not is_unreadable(error):
+                raise
+            what = f"what is to be done for incarnation {incarnation}" if incarnation else "looking for orphans"
+            self._log_once((incarnation, ""), "%s is left until the next sweep: %s", what, error)
+            return None
+
+    def _log_once(self, what: tuple[str, str], text: str, *args: object) -> None:
+        if what not in self._logged:
+            self._logged.add(what)
+            logger.error(text, *args)
 
     def _run_due(self) -> None:
         if self._options.on_sweep is None:
@@ -214,7 +240,7 @@ class Sweeper:
             k, self._levels, queues, turn=turn, turn_ms=to_ms(TURN_S), reader_idle_ms=to_ms(_READER_S)
         )
         for orphaned in self._step(call):
-            logger.warning("orphaned messages of incarnation %s are requeued: it has no lease", orphaned.decode())
+            logger.warning("orphaned messages of incarnation %s are requeued: it has no lease", stored_text(orphaned))
         del self._queues_to_search[:_ORPHAN_QUEUES]
 
     def _stuck(self) -> list[tuple[bytes, bytes]]:
@@ -275,7 +301,7 @@ class Sweeper:
             redis.exceptions.RedisError: Redis is away.
         """
         recorded = self._commands.run(*proof_of_death(self._keys, incarnation, reason, by=by, error=error))
-        return str(recorded.decode()) if recorded else ""
+        return stored_text(recorded) if recorded else ""
 
     def _step(self, call: Call) -> Any:
         try:
@@ -293,7 +319,7 @@ class Sweeper:
             self._keys, incarnation, reason.value, by, beat=beat, turn=turn, turn_ms=to_ms(TURN_S), error=error
         )
         said = self._step(call)
-        return said.decode() if said else ""
+        return stored_text(said) if said else ""
 
     def _reclaim_all(self, turn: int) -> tuple[int, int]:
         moved = dead_lettered = 0
@@ -305,8 +331,8 @@ class Sweeper:
                 until = until or monotonic() + _AGAIN_S
                 if monotonic() > until:
                     break
-            more, count = self._reclaim(turn, incarnation)
             _to_the_end(self._reclaimed, incarnation)
+            more, count = self._apart(incarnation, lambda: self._reclaim(turn, incarnation)) or (0, 0)  # noqa: B023
             moved += more
             dead_lettered += count
         self._run_all_death_hooks(dying)
@@ -340,7 +366,7 @@ class Sweeper:
         hooks, known = self._options.on_death, self._keys.incarnation(incarnation)
         if not hooks:
             return
-        reason = (self._commands.call("HGET", known, "reason") or b"lost").decode()
+        reason = stored_text(self._commands.call("HGET", known, "reason") or b"lost")
         done = self._hooks_done.setdefault(incarnation, set())
         for hook in hooks:
             try:
@@ -374,7 +400,16 @@ class Sweeper:
                 turn_ms=to_ms(TURN_S),
                 death_hooks_done=incarnation in self._death_hooks_done if o.on_death else None,
             )
-            requeued, more, count = self._step(call)
+            requeued, more, count, *unreadable = self._step(call)
+            if unreadable:
+                queue, why = map(stored_text, unreadable)
+                self._log_once(
+                    (incarnation, queue),
+                    "the messages of mailbox %s stay with dead incarnation %s: %s",
+                    queue,
+                    incarnation,
+                    why,
+                )
             moved += requeued
             dead_lettered += count
         if moved:

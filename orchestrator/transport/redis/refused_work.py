@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.errors import BrokerUnavailable, UnreadableKey
 from orchestrator.transport.redis.refusals import is_of_one_command
 
 #: Pieces of work of which it is remembered that they were logged.
@@ -28,7 +28,8 @@ class RefusedWork:
         Raises:
             BrokerUnavailable: Redis is away, or takes no writes at all, so nothing else can be done either.
         """
-        if error.__cause__ is None or not is_of_one_command(error.__cause__):
+        is_of_it = isinstance(error, UnreadableKey) or (error.__cause__ and is_of_one_command(error.__cause__))
+        if not is_of_it:
             raise error
         if what not in self._logged:
             if len(self._logged) >= _REMEMBERED:

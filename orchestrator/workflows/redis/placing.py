@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, CallerError
 from orchestrator.core.log import get_logger
+from orchestrator.core.stored_values import stored_text
 from orchestrator.core.workflows.placement import PlacementRecord
 from orchestrator.core.workflows.plan import StepPlan, number_of
 from orchestrator.sending.address import Directory
@@ -45,7 +46,7 @@ class Placing:
             BrokerUnavailable: Redis is away.
         """
         store = self._open_store()
-        found = [raw.decode() for raw in store.run(*scripts.due_placements(store.keys, _RUNS))]
+        found = [stored_text(raw) for raw in store.run(*scripts.due_placements(store.keys, _RUNS))]
         for uid, down in zip(found[::2], found[1::2], strict=True):
             if monotonic() > until:
                 return
@@ -70,10 +71,12 @@ class Placing:
         """The placements of unplaced steps, by their numbers."""
         key = store.keys.run(uid)
         steps: Any = store.client.zrange(f"{key}:unplaced", 0, _STEPS - 1)
-        numbers = sorted({number_of(step.decode()) for step in steps})
-        texts: Any = store.client.hmget(f"{key}:plan", numbers) if numbers else []
-        plans = {number: StepPlan.from_text(raw.decode()) for number, raw in zip(numbers, texts, strict=True) if raw}
-        return _records(store, uid, plans)
+        with store.reading(key):
+            numbers = sorted({number_of(step.decode()) for step in steps})
+            texts: Any = store.client.hmget(f"{key}:plan", numbers) if numbers else []
+            found = zip(numbers, texts, strict=True)
+            plans = {number: StepPlan.from_text(raw.decode()) for number, raw in found if raw}
+            return _records(store, uid, plans)
 
     def _add_to(self, store: Store, uid: str, number: str, record: PlacementRecord) -> None:
         known = {one.agent for one in record.candidates}
@@ -87,7 +90,7 @@ class Placing:
         try:
             messages = [message_for(self._directory, address, record.send) for address in new]
             candidates, templates = self._writer.candidates_of(
-                messages, nonce.decode(), has_references=record.send["refs"]
+                messages, stored_text(nonce), has_references=record.send["refs"]
             )
         except CallerError as error:
             # This process cannot write them; another one may.

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
+from orchestrator.core.stored_values import stored_text
 from orchestrator.transport.redis.refused_work import RefusedWork
 from orchestrator.transport.store import Store
 from orchestrator.workflows.redis.agendas import advance
@@ -45,10 +46,10 @@ class RunUpkeep:
         busy: Any = ask(store, lambda: store.client.srandmember(store.keys.busy_runs, _BUSY))
         for uid in busy:
             try:
-                advance(store, uid.decode(), until - monotonic())
+                advance(store, stored_text(uid), until - monotonic())
             except BrokerUnavailable as error:
                 # One run must not hold up the others.
-                self._refused.pass_over(f"the agenda of run {uid.decode()}", error)
+                self._refused.pass_over(f"the agenda of run {stored_text(uid)}", error)
             if monotonic() > until:
                 return
 

@@ -50,9 +50,7 @@ FAULTS = {
     "a retry forgets the deaths": Fault(
         "now_ms() + tonumber(delay_ms), d, s)", "now_ms() + tonumber(delay_ms), nil, s)"
     ),
-    "a sweep leaves the rest to nobody": Fault(
-        "then return with_events({moved, 1, dead_lettered}) end", "then break end"
-    ),
+    "a sweep leaves the rest to nobody": Fault("elseif result then", "elseif false then"),
     "a dead letter is replayed twice": Fault("drop_letters(root, gone, of_kind, origins, how.gapless)", ""),
     "a fenced worker requeues what another has": Fault(
         "if redis.call('XACK', stream, group, id) == 0 or redis.call('XDEL', stream, id) == 0 then return nil end",

@@ -15,31 +15,38 @@ local sweeper = ARGV[7]
 local turn_ms, connection = tonumber(ARGV[8]), ARGV[9]
 even_when_full(leases)
 local now = now_ms()
-local turn_until = tonumber(redis.call('HGET', sweep, 'turn_until_ms') or 0)
+local turn_until = tonumber(redis.call('HGET', sweep, 'turn_until_ms') or 0) or 0
 -- A turn that lasts longer than any turn does is one from before a clock jumped.
 if turn_until > now and turn_until <= now + turn_ms and redis.call('HGET', sweep, 'turn_of') ~= sweeper then
   local of = redis.call('HMGET', sweep, 'sweeps', 'turn_connection')
-  return {0, tonumber(of[1]), of[2] or ''}
+  return {0, tonumber(of[1] or 0) or 0, of[2] or ''}
 end
-local last = tonumber(redis.call('HGET', sweep, 'at_ms') or -1)
+local last = tonumber(redis.call('HGET', sweep, 'at_ms') or -1) or -1
 if last < 0 or now < last or now - last > tonumber(gap_ms) then
   redis.call('HSET', sweep, 'closed_counts_ms', now + closed_grace_ms, 'old_heartbeat_counts_ms', now + old_heartbeat_grace_ms)
 end
 redis.call('HSET', sweep, 'at_ms', now, 'by', by, 'turn_of', sweeper, 'turn_until_ms', now + turn_ms,
   'turn_connection', connection)
 redis.call('HDEL', sweep, 'proved')
-local turn = redis.call('HINCRBY', sweep, 'sweeps', 1)
+local turn = redis.pcall('HINCRBY', sweep, 'sweeps', 1)
+if type(turn) == 'table' then
+  -- It is no number any more. Redis' clock is later than every turn before.
+  turn = now
+  redis.call('HSET', sweep, 'sweeps', turn)
+end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, now + 1000, '+inf')) do
   redis.call('ZADD', leases, now, id)
 end
 local function counts(field)
-  return now >= tonumber(redis.call('HGET', sweep, field) or 0) and 1 or 0
+  return now >= (tonumber(redis.call('HGET', sweep, field) or 0) or 0) and 1 or 0
 end
+-- Neither a list of who does not consume nor one record may keep the dead from being found.
+local stuck = redis.pcall('ZCARD', not_polling)
 local out = {turn, now, counts('closed_counts_ms'), counts('old_heartbeat_counts_ms'), last < 0 and -1 or now - last,
-  redis.call('ZCARD', not_polling)}
+  type(stuck) == 'number' and stuck or 0}
 local late = redis.call('ZRANGEBYSCORE', leases, '-inf', now - tonumber(late_ms), 'WITHSCORES', 'LIMIT', 0, 1000)
 for i = 1, #late, 2 do
-  local known = redis.call('HMGET', root .. 'incarnation:' .. late[i], 'client', 'heart', 'round_trip_ms')
-  out[#out + 1] = {late[i], late[i + 1], known[1] or '', known[2] or '', known[3] or '0'}
+  local known = redis.pcall('HMGET', root .. 'incarnation:' .. late[i], 'client', 'heart', 'round_trip_ms')
+  out[#out + 1] = {late[i], late[i + 1], known[1] or '', known[2] or '', tonumber(known[3] or 0) or 0}
 end
 return out

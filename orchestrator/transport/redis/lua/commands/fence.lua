@@ -19,19 +19,24 @@ if not beat or (judged_beat ~= '' and tonumber(beat) ~= tonumber(judged_beat)) t
 local now = now_ms()
 local names = {'node', 'host', 'pid', 'agents', 'queues', 'started_ms', 'app_version', 'oom_group', 'oom_kills'}
 local known = {}
-for i, value in ipairs(redis.call('HMGET', incarnation_key, unpack(names))) do known[names[i]] = value or '' end
+-- A record that something else has overwritten must not keep a death from being recorded.
+local known_of = redis.pcall('HMGET', incarnation_key, unpack(names))
+for i, name in ipairs(names) do known[name] = known_of[i] or '' end
 local reason = judged_reason
 -- Whoever names an error, as a supervisor does, has seen the end itself, and knows better.
 if reason == 'killed' and error == '' and known.oom_group ~= '' then
   -- What a neighbour in its control group has read since, against what it last read itself.
-  local count = tonumber(redis.call('GET', root .. 'oom:' .. known.oom_group) or 0)
+  local count = redis.pcall('GET', root .. 'oom:' .. known.oom_group)
+  count = tonumber(type(count) == 'string' and count or 0) or 0
   if count > (tonumber(known.oom_kills) or count) then reason = 'oom' end
 end
+redis.call('ZADD', dying, now, id)
 redis.call('ZREM', leases, id)
-redis.call('ZREM', not_polling, id)
-enter_host(root, id, known.agents, '')
-enter_servers(root, id, known.queues, '')
-redis.call('HSET', incarnation_key, 'ended_ms', now, 'reason', reason)
+-- From here on it is fenced. What is told of it may be keys of another type.
+redis.pcall('ZREM', not_polling, id)
+pcall(enter_host, root, id, known.agents, '')
+pcall(enter_servers, root, id, known.queues, '')
+redis.pcall('HSET', incarnation_key, 'ended_ms', now, 'reason', reason)
 if turn == '' and reason ~= 'drained' and reason ~= 'deployed' then
   -- No heartbeat is missed after a proved death, so the next heartbeat's reply asks for a sweep.
   redis.call('HSET', sweep, 'proved', '1')
@@ -40,8 +45,7 @@ if turn == '' and reason ~= 'drained' and reason ~= 'deployed' then
     redis.call('HDEL', sweep, 'turn_of', 'turn_until_ms')
   end
 end
-redis.call('ZADD', dying, now, id)
-redis.call('XADD', deaths, 'MAXLEN', '~', 1000, '*', 'incarnation', id, 'reason', reason, 'by', by,
+redis.pcall('XADD', deaths, 'MAXLEN', '~', 1000, '*', 'incarnation', id, 'reason', reason, 'by', by,
   'last_beat_ms', beat, 'name', known.node, 'host', known.host, 'pid', known.pid, 'agents', known.agents,
   'started_ms', known.started_ms, 'app_version', known.app_version, 'error', error)
 return reason

@@ -4,13 +4,15 @@
 -- are done, '0' if not, '' from a sweeper that does not run death hooks, levels…
 -- An incarnation whose field on_death is set has death hooks; it is not forgotten until they are done.
 -- The incarnation lingers in `dying`: a read that was blocked in Redis when it died may still be served to it.
--- Returns {entries moved, 1 if there may be more, dead letters made}.
+-- Returns {entries moved, 1 if there may be more, dead letters made}; if something else has written a key of a mailbox, then also that mailbox and
+-- the error. Those of other mailboxes are requeued, and the incarnation is not forgotten.
 -- Costs: at most `batch` entries, of 1 MB and one message.
 --- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "outcome_hooks"
 --- @include "breaker"
 --- @include "requeue"
+--- @include "unreadable"
 local dying, incarnation_key, queues_key, sweep = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local root, id, group, ttl_ms, linger_ms, token = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7], ARGV[8]
 local turn_ms, hooks_done = ARGV[9], ARGV[10]
@@ -19,23 +21,27 @@ local FIRST_LEVEL = 11
 even_when_full(dying)
 local stale = turn_lost(sweep, token, turn_ms)
 if stale then return stale end
-local reason = redis.call('HGET', incarnation_key, 'reason') or 'lost'
+-- A record that something else has overwritten says nothing.
+local told = redis.pcall('HMGET', incarnation_key, 'reason', 'stopping', 'queues', 'on_death')
+local reason = told[1] or 'lost'
 -- A worker that was asked to stop may be killed in the end (by a container runtime or a process manager): no message is
 -- suspect.
 local has_left = reason == 'drained' or reason == 'deployed'
-local planned = has_left or redis.call('HGET', incarnation_key, 'stopping') == '1'
-local names = redis.call('HGET', incarnation_key, 'queues')
+local planned = has_left or told[2] == '1'
+local names = told[3]
 local queues = names and queues_in(names) or redis.call('SMEMBERS', queues_key)
 local now = now_ms()
 local moved, dead_lettered, bytes = 0, 0, 0
-for _, queue in ipairs(queues) do
+
+-- Requeues what was held of a mailbox; returns whether this script has done enough.
+local function requeue_held_of(queue)
   for s = FIRST_LEVEL, #ARGV do
     local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
-    if budget - moved <= 0 then return with_events({moved, 1, dead_lettered}) end
+    if budget - moved <= 0 then return true end
     local pending = redis.pcall('XPENDING', stream, group, '-', '+', budget - moved, id)
     if not pending.err then
       for _, p in ipairs(pending) do
-        if bytes >= MOST_BYTES then return with_events({moved, 1, dead_lettered}) end
+        if bytes >= MOST_BYTES then return true end
         if ARGV[s] == 'bell' then
           take(stream, group, p[1])
         else
@@ -56,8 +62,20 @@ for _, queue in ipairs(queues) do
       end
     end
   end
+  return false
 end
-local has_death_hooks = hooks_done == '0' or hooks_done == '' and redis.call('HEXISTS', incarnation_key, 'on_death') == 1
+
+local unreadable, why
+for _, queue in ipairs(queues) do
+  local ok, result = pcall(requeue_held_of, queue)
+  if not ok then
+    unreadable, why = queue, why_unreadable(result)
+  elseif result then
+    return with_events({moved, 1, dead_lettered})
+  end
+end
+if unreadable then return with_events({moved, 0, dead_lettered, unreadable, why}) end
+local has_death_hooks = hooks_done == '0' or hooks_done == '' and told[4]
 if has_death_hooks then return with_events({moved, 0, dead_lettered}) end
 if now - tonumber(redis.call('ZSCORE', dying, id) or now) < tonumber(linger_ms) then return with_events({moved, 0, dead_lettered}) end
 for _, queue in ipairs(queues) do
