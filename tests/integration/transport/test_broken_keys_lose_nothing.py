@@ -95,6 +95,22 @@ def test_what_has_failed_for_good_becomes_one_letter(broker: BareBroker, key: st
     assert json.loads(broker.redis.lindex(k.outcome("x"), 0))["outcome"] == "dead"
 
 
+def test_a_letter_whose_kind_is_of_another_type_has_its_message(broker: BareBroker) -> None:
+    """Regression: the message was taken out of its mailbox, and its letter had no message."""
+    k = broker.store.keys
+    stream, entry = held(broker)
+    broker.store.run(*_dead_letter(broker, stream, entry))
+    (of_kind,) = broker.redis.keys(f"{k.letters_of('')}*")
+    broker.redis.delete(of_kind)
+    broker.redis.set(of_kind, "junk")
+    entry = broker.redis.xadd(stream, {"m": MESSAGE})
+    broker.redis.xreadgroup(GROUP, "w:1#1", {stream: ">"})
+    broker.store.run(*_dead_letter(broker, stream, entry))
+    assert [fields["m"] for _, fields in broker.redis.xrange(of_kind)] == [MESSAGE]
+    (aside,) = broker.redis.keys(f"{of_kind}:broken:*")
+    assert broker.redis.get(aside) == "junk", "it is kept"
+
+
 @pytest.mark.parametrize(
     ("key", "raw", "most", "place"),
     [

@@ -32,7 +32,7 @@ OTHERS: Final = {
     "transport/redis/lua/includes/wake_readers.lua": {"root .. 'q:bell:' .. queue"},
     "transport/redis/lua/includes/ask_ends.lua": {"ask.inbox"},
     "transport/redis/lua/includes/endings.lua": {"endings"},
-    "transport/redis/lua/includes/dead_letters.lua": {"root .. 'dead-letters'", "root .. 'letters:kind:' .. kind"},
+    "transport/redis/lua/includes/dead_letters.lua": {"root .. 'dead-letters'", "of_kind"},
     "transport/redis/lua/includes/schedule_changes.lua": {""},
     "transport/redis/lua/commands/fence.lua": {"deaths"},
     "transport/redis/lua/commands/disprove_death.lua": {"deaths"},

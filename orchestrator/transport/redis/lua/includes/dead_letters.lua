@@ -105,7 +105,7 @@ local function index_letter(root, ms, kind, names, values)
   local group = values[GROUP_AT]
   if group ~= '' then
     local arrivals, hour = root .. 'letters:arrivals:' .. index_name(group), math.floor(ms / HOUR_MS)
-    if redis.call('HINCRBY', arrivals, hour, 1) == 1 and redis.call('HLEN', arrivals) > HOURS_KEPT then
+    if add_count(arrivals, hour, 1) == 1 and redis.call('HLEN', arrivals) > HOURS_KEPT then
       for _, old in ipairs(redis.call('HKEYS', arrivals)) do
         if tonumber(old) <= hour - HOURS_KEPT then redis.call('HDEL', arrivals, old) end
       end
@@ -131,7 +131,13 @@ local function add_letter(root, row)
   local again = large and {'i', row.i or ''} or {'m', m, 'i', row.i or ''}
   with(again, 'r', row.r)
   with(again, 'o', row.o)
-  redis.call('XADD', root .. 'letters:kind:' .. kind, id, unpack(again))
+  local of_kind = root .. 'letters:kind:' .. kind
+  local added = redis.pcall('XADD', of_kind, id, unpack(again))
+  if type(added) == 'table' then
+    -- Something else has written it. The message would be lost, so that is set aside.
+    redis.call('RENAME', of_kind, of_kind .. ':broken:' .. now_ms())
+    redis.call('XADD', of_kind, id, unpack(again))
+  end
   -- The message is taken out of its mailbox already: an index that is a key of another type must not stop its script.
   pcall(index_letter, root, ms, kind, names, values)
   return id
@@ -175,7 +181,7 @@ local function add_dead_letter(root, queue, m, d, r, why, reason, error, group, 
   local lineage = decoded(row.r)
   if lineage and id_or(lineage.audit, nil) then
     local progress = root .. 'letters:audit:' .. lineage.audit
-    if redis.call('EXISTS', progress) == 1 then redis.pcall('HINCRBY', progress, 'dead', 1) end
+    if redis.call('EXISTS', progress) == 1 then add_count_afterwards(progress, 'dead', 1) end
   end
   return add_letter(root, row)
 end
