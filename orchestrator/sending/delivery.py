@@ -245,6 +245,7 @@ def await_in(open_store: Callable[[], Store]) -> Awaiter:
                 raw = outlast(until, lambda: store.sleep_on(key, until))
         except RedisError as error:
             raise store.failure(error) from error
-        return None if raw is None else from_wire(loads(raw))
+        with store.reading(key):
+            return None if raw is None else from_wire(loads(raw))
 
     return wait

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Final, Protocol, Self
 
@@ -66,7 +67,11 @@ class RedisInbox:
                 raise store.failure(error) from error
             if entries:
                 self._last = entries[-1][0]
-                return [_read(fields) for _, fields in entries]
+                # What something else has written there is no reply to anything.
+                key = store.keys.inbox(self._id)
+                read = [store.read_or_skip(key, partial(_read, fields)) for _, fields in entries]
+                if replies := [reply for reply in read if reply is not None]:
+                    return replies
             if monotonic() >= until:
                 return []
             store.look_between_waits(until)

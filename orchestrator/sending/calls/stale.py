@@ -67,8 +67,12 @@ class RedisStaleReplies:
             return None
         if raw is None or left_ms < 0:
             return None
-        kept_ms, _, text = raw.partition(b" ")
-        return (json.loads(text),) if int(kept_ms) - left_ms <= max_age_ms else None
+
+        def read() -> tuple[Any] | None:
+            kept_ms, _, text = raw.partition(b" ")
+            return (json.loads(text),) if int(kept_ms) - left_ms <= max_age_ms else None
+
+        return store.read_or_skip(name, read)
 
 
 class InMemoryStaleReplies:
