@@ -220,7 +220,7 @@ class Orchestrator:
                 request was cancelled; if it had begun, it may still end.
             SendFailed: the request failed before its time was over.
             BulkheadFull: as many requests as the agent's bulkhead allows were in flight.
-            DeadlinePassed: the handler that calls has no time left; nothing was sent.
+            DeadlinePassed: its time, or that of the handler that calls, was over before anything was sent.
             CallerError, BrokerUnavailable: as :meth:`send`.
         """
         return self.runtime.caller.call(recipient, message, timeout_s, fallback, on_death, retry, hedge, on_deadlock)
