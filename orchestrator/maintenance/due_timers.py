@@ -44,7 +44,7 @@ class DueTimers:
             due = store.run(*commands.due_timers(store.keys, skip=left, most=_PAGE))
             # What something else has written there is of no kind, and must not hold up the others.
             page = [raw.decode(errors="replace") for raw in due]
-            for timer in page:
+            for timer in self._refused.last(page, "timer"):
                 if timer not in seen and self._act(timer):
                     done += 1
                 else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from orchestrator.core.errors import BrokerUnavailable, UnreadableKey
 from orchestrator.transport.redis.refusals import is_of_one_command
@@ -21,6 +22,13 @@ class RefusedWork:
         self._logger = logger
         self._when = when
         self._logged: set[str] = set()
+
+    def last(self, work: Iterable[str], what: str) -> list[str]:
+        """``work`` with what was refused before at the end: to be refused takes time, which the others need.
+
+        Each is logged as ``what`` and its name.
+        """
+        return sorted(work, key=lambda name: f"{what} {name}" in self._logged)
 
     def pass_over(self, what: str, error: BrokerUnavailable) -> None:
         """Log that ``what`` was refused, unless that was done before.

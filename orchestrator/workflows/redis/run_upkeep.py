@@ -44,12 +44,12 @@ class RunUpkeep:
         until = monotonic() + _WORK_S
         self._placing.work_off(until)
         busy: Any = ask(store, lambda: store.client.srandmember(store.keys.busy_runs, _BUSY))
-        for uid in busy:
+        for uid in self._refused.last(map(stored_text, busy), "the agenda of run"):
             try:
-                advance(store, stored_text(uid), until - monotonic())
+                advance(store, uid, until - monotonic())
             except BrokerUnavailable as error:
                 # One run must not hold up the others.
-                self._refused.pass_over(f"the agenda of run {stored_text(uid)}", error)
+                self._refused.pass_over(f"the agenda of run {uid}", error)
             if monotonic() > until:
                 return
 
