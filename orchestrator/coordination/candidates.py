@@ -48,6 +48,8 @@ class _Candidacy:
         self.token = uuid4().hex
         self.wanted = Wanted(Kind.ELECTION, singleton_election(agent), Owner(owner, agent), _WAIT_S)
         self.leads = False
+        #: The error that its last attempt ended with, as text.
+        self.failed_with = ""
 
 
 class Candidates:
@@ -116,15 +118,19 @@ class Candidates:
             self._owner = owner
             self._candidacies = [_Candidacy(agent, owner) for agent in self._agents]
         for one in self._candidacies:
-            # What is wrong with one must not keep the others from a leader.
+            # An error of one must not leave the others without a leader.
             try:
                 self._ask_to_lead(one)
+                one.failed_with = ""
+            except OwnerGone:
+                raise
             except BrokerUnavailable as error:
                 self._refused.pass_over(f"the campaign for agent {one.agent}", error)
-            except OrchestratorError:
-                raise
-            except Exception:
-                logger.exception("campaigning for agent %s failed; it is tried again", one.agent)
+            except Exception as error:
+                # Once, and not each second.
+                if one.failed_with != (failed_with := f"{type(error).__name__}: {error}"):
+                    one.failed_with = failed_with
+                    logger.exception("the campaign for agent %s failed; it is tried again each second", one.agent)
         return _LOOK_S
 
     def _ask_to_lead(self, one: _Candidacy) -> None:
