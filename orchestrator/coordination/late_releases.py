@@ -54,7 +54,7 @@ class LateReleases:
             # The thread repeats it, which changes nothing.
             self._run(call)
 
-    def _note(self, call: Call, error: BrokerUnavailable) -> None:
+    def _log_refusal(self, call: Call, error: BrokerUnavailable) -> None:
         script, _, arguments = call
         try:
             self._refused.pass_over(" ".join(map(str, (script, *arguments[1:3]))), error)
@@ -72,7 +72,7 @@ class LateReleases:
             try:
                 self._run(call)
             except BrokerUnavailable as error:
-                self._note(call, error)
+                self._log_refusal(call, error)
                 with self._lock:
                     # One that is refused by itself, because its key is broken, must not hold up the others.
                     self._calls.rotate(-1)

@@ -1,4 +1,4 @@
-"""An object that stands for what its owner holds, in one process."""
+"""Objects of which there is one for each thing that is held, in the process of its owner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class NotCopied:
     """Neither copied nor pickled: a copy would be released in place of the original, or be taken for another hold."""
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        """What :mod:`copy` and :mod:`pickle` call, and :mod:`multiprocessing` with a process' arguments.
+        """Refuse: :mod:`copy` and :mod:`pickle` call this, and :mod:`multiprocessing` with a process' arguments.
 
         Raises:
             TypeError: always, and it says what can be sent instead.

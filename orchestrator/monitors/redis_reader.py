@@ -95,7 +95,7 @@ class RedisMonitorReader(RedisMonitorCalls):
         return int(seconds) * 1000 + int(micros) // 1000
 
     def stats(self) -> MonitorStats:
-        """Numbers of monitors, read in one transaction, which a full server refuses: there one after the other."""
+        """Numbers of monitors, read in one transaction; on a full server, which refuses it, one after the other."""
         keys = self.store.keys
 
         def read(*, transaction: bool) -> Any:

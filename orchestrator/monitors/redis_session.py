@@ -90,7 +90,7 @@ class RedisSession:
         fields = {"node": node, "kind": KIND, "pid": os.getpid(), "host": host, "queues": "[]", "agents": "[]"}
         try:
             self._lease.register(node, fields)
-            # Its record names its connection before it owns anything: from here on, a kill is found by the closed one.
+            # Names its connection in its record before it owns anything: a kill is found by the end of that connection.
             self._beat()
         except (RedisError, OSError) as error:
             self._commands.drop()

@@ -29,8 +29,8 @@ class Address:
     is_idempotent: bool = False
     #: Its agent's.
     bulkhead: Bulkhead | None = None
-    #: An outgoing message of one type, to which those of that type that are sent without options are alike.
-    alike: dict[type, OutgoingMessage] = field(default_factory=dict, init=False, repr=False, compare=False)
+    #: By type, a message that was sent without options: the next ones are copies with an id and a body of their own.
+    usual: dict[type, OutgoingMessage] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 class Addresses(Protocol):

@@ -40,7 +40,7 @@ from orchestrator.transport.publishing import PublishingChannel
 _SEND_TASK: Final = Celery.send_task
 
 #: The placeholders whose values are each message's own.
-_OWN_PLACES: Final = ("id", "root", "parent", "body", "args", "kwargs", "reply_to", "priority", "own")
+_OWN_PLACEHOLDERS: Final = ("id", "root", "parent", "body", "args", "kwargs", "reply_to", "priority", "own")
 
 
 class PublishChannel:
@@ -87,7 +87,7 @@ class FastPublisher:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._templates: dict[tuple[str, str], tuple[Any, MessageTemplate | None, Queue]] = {}
-        #: By task, the supervision of the last message, and its text.
+        #: By task, the supervision of the last message, and the text of its headers.
         self._own_texts: dict[str, tuple[Supervision, str]] = {}
         self._idle: deque[PublishChannel] = deque()
         self._made = 0
@@ -223,7 +223,7 @@ class FastPublisher:
                 if not isinstance(queue, Queue):
                     queue = self._app.amqp.queues[json.loads(template.values["queue"])]
                 # What is the same in each message is filled in once.
-                template = template.bind(*_OWN_PLACES)
+                template = template.bind(*_OWN_PLACEHOLDERS)
             known = self._templates[key] = task, template, queue
         return known[1:]
 

@@ -119,7 +119,7 @@ class CheckedOptions:
         return summary(self, ("policy", "countdown_s", "metadata", "track", "idempotency"))
 
 
-#: Of a send that leaves all to the policy of its recipient.
+#: The options of a send that was given none.
 NO_OPTIONS: Final = CheckedOptions()
 
 

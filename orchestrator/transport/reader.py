@@ -29,8 +29,8 @@ _NO_LEASE = -2
 #: From here down, a reply's first number says that a mailbox is on hold.
 _ON_HOLD = -10
 
-#: Lists of mailboxes for which the keys of a claim are kept: those of one list, in turns; and streams that are known.
-_MOST_KEPT = 64
+#: Entries of each of a reader's caches: keys of claims (a list of mailboxes has one for each turn), parts of names.
+_MOST_CACHED = 64
 
 #: Longest sleep of a reader one of whose mailboxes is on hold, when it does not wait at its other streams either, or is
 #: one that only the leader of an election claims from.
@@ -69,7 +69,7 @@ class Reader:
         self._asked_at = self._claimed_at = self._claim_answered_at = float("-inf")
         #: What a claim of these mailboxes names; it is the same from claim to claim.
         self._claim_keys: dict[tuple[str, ...], list[str]] = {}
-        #: By its name as it is in a reply, a stream that a sleep has read, with its level and its mailbox.
+        #: By the name of a stream as it is in a reply: the name as text, its level and its mailbox.
         self._parts: dict[bytes, tuple[str, str, str]] = {}
 
     def forget(self) -> None:
@@ -127,7 +127,7 @@ class Reader:
     ) -> tuple[Any, ...]:
         """As :meth:`claim`, for a connection of which nothing is remembered."""
         asked = tuple(queues)
-        if len(self._claim_keys) > _MOST_KEPT:
+        if len(self._claim_keys) > _MOST_CACHED:
             self._claim_keys.clear()
         names = self._claim_keys.get(asked)
         if names is None:
@@ -255,7 +255,7 @@ class Reader:
         """A stream's name, its level and its mailbox."""
         known = self._parts.get(raw_stream)
         if known is None:
-            if len(self._parts) > _MOST_KEPT:
+            if len(self._parts) > _MOST_CACHED:
                 self._parts.clear()
             stream = raw_stream.decode()
             level, queue = stream.removeprefix(f"{self._keys.root}q:").split(":", 1)

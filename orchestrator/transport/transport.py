@@ -65,7 +65,7 @@ def _track_requests() -> None:
 
 
 def _adapt_worker() -> None:
-    """Have Celery's worker list what is scheduled in Redis, and wait for no event; only in a process that is one."""
+    """In a Celery worker's process, list what is scheduled in Redis, and send heartbeat events without waiting."""
     if "celery.worker.control" in sys.modules:
         # Celery warns in nine lines at each reconnect that it cancels nothing. What runs stays held here.
         pending = import_module("celery.exceptions").CPendingDeprecationWarning

@@ -1,4 +1,4 @@
-"""A proxy before Redis that loses the network at a chosen moment: after so many writes of its clients."""
+"""A proxy before Redis that loses the network at a chosen moment: after a number of writes of its clients."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CuttingProxy:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def cut_after(self, writes: int, outage: Outage = "refused") -> None:
-        """Have the next outage begin with the write of a client that follows so many others. It does not arrive.
+        """Have an outage begin after this many writes of clients: the next one does not arrive.
 
         During an outage no writes are counted, so the next one can be announced before it ends.
         """

@@ -13,7 +13,7 @@ from hypothesis.internal.constants_ast import Constants
 #: Hypothesis' profiles: the one that is loaded unless `--hypothesis-profile` names the other.
 FIXED, EXPLORE = "fixed", "explore"
 
-#: How many times as many examples there are at random.
+#: The environment variable with the factor by which more examples are drawn at random.
 FACTOR = "EXPLORE_FACTOR"
 
 

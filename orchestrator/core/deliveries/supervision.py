@@ -160,10 +160,10 @@ class Supervision:
         known = cls._read_once(common)
         if run is None and deadline_at_s is None:
             return known
-        return known.with_its_own(None if run is None else dict(run), deadline_at_s)
+        return known.with_run_and_deadline(None if run is None else dict(run), deadline_at_s)
 
-    def with_its_own(self, run: Mapping[str, Any] | None, deadline_at_s: float | None) -> Supervision:
-        """The supervision of a message that differs in what each message has for itself."""
+    def with_run_and_deadline(self, run: Mapping[str, Any] | None, deadline_at_s: float | None) -> Supervision:
+        """The same supervision with another run and deadline, which each message has for itself."""
         # Written out: dataclasses.replace() would take as long as reading all of it.
         own = object.__new__(type(self))
         for name, value in zip(self.__slots__, _all_values(self), strict=True):

@@ -311,12 +311,12 @@ class _Step(Ends):
         if not self._rolling:
             return False
         path = self._rolling[0]
-        node, line = self._nodes.get(path), self._line_of(path)
-        if self._stopping or any(map(_waits_for_operator, line)):
+        node, branch = self._nodes.get(path), self._branch_of(path)
+        if self._stopping or any(map(_waits_for_operator, branch)):
             self._do(Notice(path, "the rolling restart has ended here"))
             self._rolling, self._rolling_run = (), None
             return True
-        if node is None or not all(one.wanted and one.verdict is None for one in line):
+        if node is None or not all(one.wanted and one.verdict is None for one in branch):
             self._rolling, self._rolling_run = self._rolling[1:], None
             return True
         if node.phase is not Phase.READY:
@@ -330,13 +330,13 @@ class _Step(Ends):
             return True
         return False
 
-    def _line_of(self, path: str) -> list[Node]:
+    def _branch_of(self, path: str) -> list[Node]:
         """A child and the supervisors above it: if one of them is stopped, on hold or has failed, it does not start."""
-        line = [self._nodes.get(path, _NOBODY)]
+        branch = [self._nodes.get(path, _NOBODY)]
         while path != ROOT:
             path = parent_of(path)
-            line.append(self._nodes.get(path, _NOBODY))
-        return line
+            branch.append(self._nodes.get(path, _NOBODY))
+        return branch
 
 
 def _waits_for_operator(node: Node) -> bool:

@@ -63,7 +63,7 @@ class Asked:
         try:
             return self.delivery.outcome() if self.delivery.cancel() is CancelResult.TOO_LATE else None
         except BrokerUnavailable:
-            # Its deadline has passed, so it does not begin any more.
+            # Its deadline has passed, so no worker begins it.
             return None
 
     def cancel(self) -> CancelResult:

@@ -32,11 +32,11 @@ class AwaitedCalls:
         return _AwaitedCall(self, request.id, wait)
 
     def begin(self, delivery_id: str) -> None:
-        """A request is about to be sent."""
+        """Register a request that is about to be sent, and waited for here."""
         self._calls[delivery_id] = None
 
     def end(self, delivery_id: str) -> None:
-        """Nobody waits for its outcome any more."""
+        """Forget a request, and keep its connection for another one."""
         connection = self._calls.pop(delivery_id)
         if connection is not None:
             if connection.is_waiting:
@@ -72,7 +72,7 @@ class AwaitedCalls:
 
 
 class _AwaitedCall:
-    """The context of one call, within that of a handler that waits, if one does."""
+    """The context of one call, and in it the one in which a handler's wait is recorded (see ``waits.py``)."""
 
     # A generator would take three times as long.
     __slots__ = ("_calls", "_delivery_id", "_wait")

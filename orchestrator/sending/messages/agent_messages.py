@@ -60,11 +60,11 @@ def build_agent_message(
         raise InvalidPolicy("message", message, "an instance of a Message class")
     address = addresses.address(recipient, message_name(type(message)))
     is_usual = _is_usual(options) and address.policy.deadline_s is None and CONVERSATION.get() is None
-    if is_usual and (like := address.alike.get(type(message))) is not None:
+    if is_usual and (like := address.usual.get(type(message))) is not None:
         if options.ends_by_s is None:
             return like.with_body(new_id(), [encode(message)])
         _refuse_passed(address.task, options.ends_by_s, time.time())
-        supervision = like.supervision.with_its_own(None, options.ends_by_s)
+        supervision = like.supervision.with_run_and_deadline(None, options.ends_by_s)
         return like.with_body(new_id(), [encode(message)], supervision=supervision)
     built = build_message(
         addresses.timeouts,
@@ -81,9 +81,9 @@ def build_agent_message(
     )
     if is_usual:
         s = built.supervision
-        address.alike.clear()
-        address.alike[type(message)] = built.with_body(
-            "", (), supervision=s if s.deadline_at_s is None else s.with_its_own(None, None)
+        address.usual.clear()
+        address.usual[type(message)] = built.with_body(
+            "", (), supervision=s if s.deadline_at_s is None else s.with_run_and_deadline(None, None)
         )
     return built
 

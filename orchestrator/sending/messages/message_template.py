@@ -55,7 +55,7 @@ class MessageTemplate:
         """The template with all placeholders but the ``open_`` ones filled in."""
         rest = {**self.values, **placeholders}
         escaped = {name: f"%({name})s" if name in open_ else text.replace("%", "%%") for name, text in rest.items()}
-        # It is a format again, in which a percent sign is still doubled.
+        # The result is a format, too: a percent sign stays doubled.
         return replace(self, text=self.text.replace("%%", "%%%%") % escaped)
 
     def calls(self, messages: Mapping[str, str]) -> list[Call]:

@@ -50,7 +50,7 @@ class OutgoingMessage:
         kwargs: Mapping[str, Any] | None = None,
         supervision: Supervision | None = None,
     ) -> OutgoingMessage:
-        """The same message with another id and arguments; if given, as the request of an ask, or supervised so."""
+        """The same message with another id and arguments, and with what else is given in place of its own."""
         # Written out: for each of many messages, dataclasses.replace() would take twice as long.
         return OutgoingMessage(
             id,

@@ -59,7 +59,7 @@ def is_wrong_type(error: BaseException) -> bool:
 
 
 def is_of_one_command(error: BaseException) -> bool:
-    """Whether the server is well but for this command: a key of another type, or memory that is missing."""
+    """Whether only this command is refused: its key is of another type, it lacks a right, or it needs memory."""
     return isinstance(error, ResponseError) and not is_passing(error)
 
 

@@ -1,4 +1,4 @@
-"""Work that is tried again and again and that Redis refuses, although it is well."""
+"""Repeated work of which Redis refuses one piece, while it serves all others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REMEMBERED = 1000
 
 
 class RefusedWork:
-    """Logs each piece of work that is refused once, so that the rest can go on.
+    """Logs each refused piece of work, once; its caller goes on with the others.
 
     ``when`` says when it is tried again.
     """

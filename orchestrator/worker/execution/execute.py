@@ -137,7 +137,7 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
     """
     supervision = supervision_of(request)
     failed = vars(request).pop(HANDLER_ERROR, None)
-    # A worker's main process settles the message by the end that is remembered.
+    # A worker's main process settles the message by the end that is remembered here.
     reported = getattr(request, FENCE, None) is not None
     try:
         if failed is not None:

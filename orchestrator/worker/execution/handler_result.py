@@ -59,11 +59,11 @@ def result_limit(supervision: Supervision, limit: int) -> int:
 
 
 def expanded(app: Any, task: str, supervision: Supervision | None, steps: Expand) -> Any:
-    """The record of a step whose handler has returned others, which are written to its run's plan.
+    """The record of a step whose handler has returned other steps, which are written to its run's plan.
 
     Raises:
-        InvalidResult: it is no step of a workflow.
-        InvalidExpansion: they cannot be steps of its run.
+        InvalidResult: the task is no step of a workflow.
+        InvalidExpansion: what it returned cannot be steps of its run.
         ResultTooLarge: what its result is made of is too large to be kept.
         BrokerUnavailable: Redis is away.
     """
