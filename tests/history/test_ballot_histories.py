@@ -50,7 +50,7 @@ def wait_until_all_are_told(orchestrator: Orchestrator, clients: Clients) -> Non
 
 
 def lacking(clients: Clients, rounds: int) -> list[str]:
-    """Of what there is too little."""
+    """What the history has too little of to show anything."""
     history = history_of(clients)
     done = Counter((one.act, one.result) for one in history if one.act == "cancel" or one.result == "open")
     wanted = {("read", "open"): rounds, ("cancel", True): rounds, ("cancel", False): rounds}

@@ -28,7 +28,7 @@ def history_of(clients: Clients) -> list[Operation]:
 
 
 def lacking(clients: Clients, rounds: int) -> list[str]:
-    """Of what there is too little."""
+    """What the history has too little of to show anything."""
     passed = Counter(one.result for one in history_of(clients) if one.act == "pass")
     wanted = {"tripped": 15 * rounds, "broken": rounds}
     return [f"{result}: {passed[result]}" for result, count in wanted.items() if passed[result] <= count]

@@ -64,7 +64,7 @@ def test_a_release_that_nobody_saw_may_have_come_before_the_strike(tmp_path: Pat
 
 
 def lacking(clients: Clients, rounds: int) -> list[str]:
-    """Of which acts there are too few."""
+    """What the history has too little of to show anything."""
     done = Counter((one.name, one.act) for one in history_of(clients) if one.result is not None)
     granted = [("lease", "acquire"), ("semaphore", "acquire"), ("election", "campaign")]
     wanted = dict.fromkeys(granted, 15 * rounds) | {("election", "leader"): 5 * rounds}

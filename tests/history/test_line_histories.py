@@ -45,7 +45,7 @@ def history_of(clients: Clients) -> list[Operation]:
 
 
 def lacking(clients: Clients, rounds: int) -> list[str]:
-    """Of what there is too little."""
+    """What the history has too little of to show anything."""
     history, (_, returns) = history_of(clients), clients.operations()
     served = Counter(one.name for one in history if one.act == "serve" and one.is_known)
     found = [f"{name}: {served[name]} served" for name in ("lease", "semaphore") if served[name] <= 30 * rounds]
