@@ -56,8 +56,8 @@ class RunRepair:
         if self._search is None:
             self._search = self._steps(store)
         for uid, step, state in self._search:
-            if step and self._is_stuck(store, uid, step, state):
-                repaired += self._repair_step(store, uid, step, state)
+            if step:
+                repaired += self._look_at(store, uid, step, state)
             if monotonic() > until:
                 return repaired
         self._search = None
@@ -67,7 +67,8 @@ class RunRepair:
         """Sent steps of open runs, and functions that wait for calls; an empty step after each page."""
         for uid in list(self._reads.uids()):
             try:
-                yield from self._steps_of(store, uid)
+                with store.reading(f"{store.keys.run(uid)}:states"):
+                    yield from self._steps_of(store, uid)
             except BrokerUnavailable as error:
                 # What is wrong with one run must not end the search.
                 self._refused.pass_over(f"the search through run {uid}", error)
@@ -83,6 +84,15 @@ class RunRepair:
             yield uid, "", ""
             if cursor == 0:
                 return
+
+    def _look_at(self, store: Store, uid: str, step: str, state: str) -> bool:
+        """Repair a step if it is stuck; returns whether it was repaired."""
+        try:
+            with store.reading(store.keys.run(uid)):
+                return self._is_stuck(store, uid, step, state) and self._repair_step(store, uid, step, state)
+        except BrokerUnavailable as error:
+            self._refused.pass_over(f"the search for the message of step {step} of run {uid}", error)
+            return False
 
     def _is_stuck(self, store: Store, uid: str, step: str, state: str) -> bool:
         if state[0] == "y":

@@ -46,6 +46,31 @@ def test_runs_beside_one_with_a_broken_key_are_repaired(
     ]
 
 
+@pytest.mark.parametrize("state", ["", "sent"])
+def test_runs_beside_one_with_a_state_that_something_else_has_written_are_repaired(
+    orchestrator: Orchestrator, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: the search ended at an empty state, and each slice of it at one without an entry's id."""
+    redis = orchestrator.runtime.redis
+    client: Any = redis.store.client
+    runs = []
+    for number in range(3):
+        flow = Workflow("pages")
+        flow.step("page", Page(number=number), to="a")
+        runs.append(orchestrator.workflows.start(flow))
+    broken = (runs[0], runs[2])
+    for one in broken:
+        states = f"{redis.store.keys.run(one.uid)}:states"
+        client.hset(states, mapping=dict.fromkeys(client.hkeys(states), state))
+    client.delete(*redis.store.streams("a"))
+    repair = RunRepair(redis.runs.reads, lambda: redis.store, 0)
+    assert repair.run(5) == 1
+    (message,) = mail(orchestrator, "a")["a"]
+    assert message["headers"]["id"].startswith(runs[1].uid)
+    named = [text for one in caplog.records if "is tried again" in (text := one.getMessage())]
+    assert all(any(one.uid in text for text in named) for one in broken)
+
+
 def _place(orchestrator: Orchestrator) -> Any:
     uids = list(orchestrator.runtime.redis.runs.reads.uids())
     return lambda run: uids.index(run.uid)
