@@ -90,11 +90,15 @@ class RedisSession:
         fields = {"node": node, "kind": KIND, "pid": os.getpid(), "host": host, "queues": "[]", "agents": "[]"}
         try:
             self._lease.register(node, fields)
-            # Names its connection in its record before it owns anything: a kill is found by the end of that connection.
-            self._beat()
         except (RedisError, OSError) as error:
             self._commands.drop()
             raise self._store.failure(error) from error
+        try:
+            # Names its connection in its record before it owns anything: a kill is found by the end of that connection.
+            self._beat()
+        except (RedisError, OSError) as error:
+            # It has a lease, and its thread repeats the heartbeat.
+            self._lease.record_failure(error)
         self._thread = threading.Thread(target=self._live, name="orchestrator-session", daemon=True)
         self._thread.start()
         self._owner = Owner(self.id)

@@ -14,6 +14,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.monitors.redis_session import RedisSession
 from tests.apps.leases_app import Fork
 from tests.support.coordination_under_test import close, make
+from tests.support.eventually import eventually
 from tests.support.forks import in_fork
 from tests.support.worker_process import WorkerProcess
 
@@ -117,6 +118,22 @@ def test_a_session_whose_process_is_killed_before_its_first_heartbeat_is_found_d
         with orchestrator.lease("mine", wait_s=30):
             pass
     assert (others, "killed") in [(death.incarnation, death.reason) for death in orchestrator.registry.deaths()]
+
+
+def test_a_session_whose_first_heartbeat_is_lost_is_open(orchestrator: Orchestrator) -> None:
+    """Regression: it was refused, and the lease that it had taken out was reported as a death when it ran out."""
+    beat, lost = RedisSession._beat, [ConnectionError("cut")]
+
+    def beat_or_lose(session: RedisSession) -> Any:
+        if lost:
+            raise lost.pop()
+        return beat(session)
+
+    with patch.object(RedisSession, "_beat", beat_or_lose), orchestrator.monitors.session() as session:
+        client: Any = orchestrator.runtime.store.client
+        record = orchestrator.runtime.store.keys.incarnation(session.id)
+        eventually(lambda: client.hexists(record, "client"))
+    assert {death.reason for death in orchestrator.registry.deaths() if death.incarnation == session.id} == {"drained"}
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
