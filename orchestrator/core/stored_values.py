@@ -44,11 +44,14 @@ def stored_number(key: str, name: str, raw: bytes | str | None, default: int = 0
 
 
 def stored_counts(key: str, fields: Mapping[Any, Any] | Iterable[tuple[bytes, bytes]]) -> dict[str, int]:
-    """The counters in a hash. What is no number is logged, and not counted."""
+    """The counters in a hash. What is no number is logged, and not counted.
+
+    What was set aside is not logged: it stays there, and metrics read it each few seconds. ``doctor`` names it.
+    """
     pairs: Any = fields.items() if isinstance(fields, Mapping) else fields
     texts = {stored_text(name): stored_text(value) for name, value in pairs}
-    counted = {name: whole_number(text) for name, text in texts.items()}
+    counted = {name: whole_number(text) for name, text in texts.items() if not name.startswith(SET_ASIDE)}
     for name, number in counted.items():
-        if number is None or name.startswith(SET_ASIDE):
+        if number is None:
             logger.error("%s: %s is %r, which is no whole number; it is not counted", key, name, texts[name])
-    return {name: number for name, number in counted.items() if number is not None and not name.startswith(SET_ASIDE)}
+    return {name: number for name, number in counted.items() if number is not None}

@@ -29,8 +29,9 @@ _NO_LEASE = -2
 #: From here down, a reply's first number says that a mailbox is on hold.
 _ON_HOLD = -10
 
-#: Entries of each of a reader's caches: keys of claims (a list of mailboxes has one for each turn), parts of names.
-_MOST_CACHED = 64
+#: Entries of a reader's caches: keys of claims, of which a list of mailboxes has one for each turn, and parts of the names
+#: of streams, of which a mailbox has up to ten.
+_MOST_CLAIM_KEYS, _MOST_STREAMS = 64, 1024
 
 #: Longest sleep of a reader one of whose mailboxes is on hold, when it does not wait at its other streams either, or is
 #: one that only the leader of an election claims from.
@@ -127,7 +128,7 @@ class Reader:
     ) -> tuple[Any, ...]:
         """As :meth:`claim`, for a connection of which nothing is remembered."""
         asked = tuple(queues)
-        if len(self._claim_keys) > _MOST_CACHED:
+        if len(self._claim_keys) > _MOST_CLAIM_KEYS:
             self._claim_keys.clear()
         names = self._claim_keys.get(asked)
         if names is None:
@@ -255,7 +256,7 @@ class Reader:
         """A stream's name, its level and its mailbox."""
         known = self._parts.get(raw_stream)
         if known is None:
-            if len(self._parts) > _MOST_CACHED:
+            if len(self._parts) > _MOST_STREAMS:
                 self._parts.clear()
             stream = raw_stream.decode()
             level, queue = stream.removeprefix(f"{self._keys.root}q:").split(":", 1)

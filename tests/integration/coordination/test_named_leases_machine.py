@@ -65,6 +65,6 @@ PROMISED = 6
 
 
 @pytest.mark.parametrize("fault", cases(FAULTS, PROMISED))
-def test_the_machine_finds_a_planted_fault_at_its_default(own_redis_server: EmbeddedServer, fault: str) -> None:
+def test_the_machine_finds_a_planted_fault(own_redis_server: EmbeddedServer, fault: str) -> None:
     with driving(own_redis_server.url):
         assert_finds(Machine, FAULTS[fault], examples=150, steps=60)

@@ -23,7 +23,7 @@ local function answer(said, left)
   return with_events({said, left})
 end
 
--- What frees memory is done on a full server, too.
+-- On a full server, too: a paused or cancelled run takes no more memory.
 if action == 'pause' or action == 'cancel' then even_when_full(timers) end
 if action == 'time' then
   local timer = 'run:' .. uid .. ':' .. value
