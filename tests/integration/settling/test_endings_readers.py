@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.transport.endings import end_for_celery
+from orchestrator.transport.endings import delivery_thread, end_for_celery
 from orchestrator.transport.endings.delivery_thread import EndingsDelivery
 from orchestrator.transport.endings.stream import Ending, Endings
 from orchestrator.transport.redis.command_connection import CommandConnection
@@ -19,6 +19,12 @@ def ends(redis_url: str) -> Iterator[Ends]:
     made = Ends(redis_url)
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def _without_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the tests deliver. Once another test has loaded Celery's worker, `wake` starts a thread that does, too."""
+    monkeypatch.setattr(delivery_thread, "_worker_app", lambda: None)
 
 
 def reading(ends: Ends) -> Endings:
