@@ -29,8 +29,8 @@ _NO_LEASE = -2
 #: From here down, a reply's first number says that a mailbox is on hold.
 _ON_HOLD = -10
 
-#: Entries of a reader's caches: keys of claims, of which a list of mailboxes has one for each turn, and parts of the names
-#: of streams, of which a mailbox has up to ten.
+#: Entries of a reader's caches: keys of claims, of which a list of mailboxes has one for each turn; and parts of the
+#: names of streams, of which a mailbox has up to ten.
 _MOST_CLAIM_KEYS, _MOST_STREAMS = 64, 1024
 
 #: Longest sleep of a reader one of whose mailboxes is on hold, when it does not wait at its other streams either, or is

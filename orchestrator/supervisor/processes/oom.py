@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 from collections import deque
 from enum import Enum
 from pathlib import Path
 from typing import Final
+
+from orchestrator.supervisor.processes.ready_descriptor import READABLE, becomes_ready
 
 _KERNEL_LOG: Final = Path("/dev/kmsg")
 
@@ -63,7 +64,7 @@ class OomKills:
         if self._log < 0:
             return OomKill.PERHAPS if has_risen else OomKill.NO
         is_whole = self._read_log()
-        if has_risen and pid not in self._victims and select.select([self._log], [], [], _NAMED_WITHIN_S)[0]:
+        if has_risen and pid not in self._victims and becomes_ready(self._log, READABLE, _NAMED_WITHIN_S):
             is_whole = self._read_log() and is_whole
         if pid in self._victims:
             self._forget(pid)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 from collections import deque
 from collections.abc import Callable
 from time import localtime, monotonic, strftime, time
 
 from orchestrator.core.checks.text import printable
 from orchestrator.supervisor.processes.kept_lines import KeptLines
+from orchestrator.supervisor.processes.ready_descriptor import WRITABLE, becomes_ready
 
 #: Bytes that wait for standard output, at most.
 _MAX_WAITING = 256 * 1024
@@ -124,7 +124,7 @@ class Console:
     def drain(self) -> None:
         """Write all, at the end; what nobody takes within a second is dropped."""
         until = monotonic() + _DRAIN_S
-        while self._waiting and select.select([], [self.descriptor], [], max(0.0, until - monotonic()))[1]:
+        while self._waiting and becomes_ready(self.descriptor, WRITABLE, until - monotonic()):
             self.flush()
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from time import monotonic
 from typing import Any
 
@@ -17,10 +14,8 @@ from orchestrator import Handled, Orchestrator
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.sending.calls.inbox import RedisInbox
 from tests.support.living_agents import close, make, reader
+from tests.support.many_files import many_open_files
 from tests.support.timing import least_s
-
-#: `select.select` takes no file with a number from this on.
-_MOST_FILES_OF_SELECT = 1024
 
 
 @pytest.fixture
@@ -64,20 +59,11 @@ def test_a_wait_goes_on_over_a_broken_connection(orchestrator: Orchestrator) -> 
 
 def test_it_waits_in_a_process_with_many_open_files(orchestrator: Orchestrator) -> None:
     store: Any = orchestrator.runtime.store
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
-    with ExitStack() as stack:
-        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        null = os.open(os.devnull, os.O_RDONLY)
-        stack.callback(os.close, null)
-        while (copy := os.dup(null)) < _MOST_FILES_OF_SELECT:
-            stack.callback(os.close, copy)
-        stack.callback(os.close, copy)
-        with RedisInbox(lambda: store, "box") as inbox:
-            store.pool.disconnect()
-            assert inbox.read(monotonic() + 0.02) == []
-            put(orchestrator, "box", "one")
-            assert [label for label, _ in inbox.read(monotonic() + 20)] == ["one"]
+    with many_open_files(), RedisInbox(lambda: store, "box") as inbox:
+        store.pool.disconnect()
+        assert inbox.read(monotonic() + 0.02) == []
+        put(orchestrator, "box", "one")
+        assert [label for label, _ in inbox.read(monotonic() + 20)] == ["one"]
 
 
 def test_what_it_waited_with_is_not_left_behind(orchestrator: Orchestrator) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.supervisor.processes import oom
 from orchestrator.supervisor.processes.oom import OomKill, OomKills
+from tests.support.many_files import many_open_files
 
 #: As Linux 6.18 writes it, and what others have written.
 BY_GROUP = "3,430,2633031349,-;Memory cgroup out of memory: Killed process 27062 (python) total-vm:686584kB, UID:0\n"
@@ -65,6 +66,15 @@ def test_a_victim_that_the_log_does_not_name_was_not(kernel: Kernel, record: str
     kernel.kills(record)
 
     assert kills.has_killed(27062) is OomKill.NO
+
+
+def test_a_supervisor_with_many_open_files_reads_the_log(kernel: Kernel) -> None:
+    """Regression: `select.select` refused its number."""
+    with many_open_files():
+        kills = OomKills()
+        kernel.kills()
+
+        assert kills.has_killed(27062) is OomKill.NO
 
 
 def test_a_sibling_that_was_killed_for_memory_is_not_taken_for_this_process(kernel: Kernel) -> None:

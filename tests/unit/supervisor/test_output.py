@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from orchestrator.supervisor.processes.output import ChildOutput, Console
+from tests.support.many_files import many_open_files
 
 
 @pytest.fixture
@@ -32,6 +33,18 @@ def test_lines_that_a_full_disk_does_not_take_are_counted(pipe):
     console.drain()
 
     assert os.read(reader, 1000) == b"... 100 lines dropped\na                | again\n"
+
+
+def test_a_supervisor_with_many_open_files_writes_the_last_lines():
+    """Regression: `select.select` refused the number of its output."""
+    with many_open_files():
+        reader, writer = os.pipe()
+        console = Console(writer, colours=False)
+        console.line("a", b"last")
+        console.drain()
+        os.close(writer)
+        assert os.read(reader, 1000) == b"a                | last\n"
+        os.close(reader)
 
 
 def test_a_line_that_is_too_long_says_so(pipe):
