@@ -119,7 +119,8 @@ def test_restarts_leave_no_file_open(supervise):
             os.kill(pid, signal.SIGKILL)
         eventually(partial(are_others, tree, pids))
 
-    eventually(lambda: open_files(tree) == before)
+    # Fewer, if the connection of who asked last was still open before.
+    eventually(lambda: open_files(tree) <= before)
 
 
 def open_files(tree) -> int:

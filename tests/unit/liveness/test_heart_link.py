@@ -83,9 +83,13 @@ def link(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeartLink]:
 
 
 def watchdogs() -> list[psutil.Process]:
-    """The watchdog processes of this process."""
+    """The watchdog processes that these tests have started here; an earlier test may have left another one."""
     children = psutil.Process().children()
-    return [child for child in children if any(part.endswith("heart.py") for part in _words(child))]
+    return [child for child in children if NAME in _words(child) and any(map(_is_heart, _words(child)))]
+
+
+def _is_heart(word: str) -> bool:
+    return word.endswith("heart.py")
 
 
 def _words(process: psutil.Process) -> list[str]:
