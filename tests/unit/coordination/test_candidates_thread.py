@@ -79,13 +79,15 @@ def test_a_late_withdrawal_ends_no_later_request(line: Line, candidates: Candida
 
 
 def test_who_is_stopped_leaves_the_line_for_good(line: Line, candidates: Candidates) -> None:
+    before = set(threading.enumerate())
     candidates.start()
     candidates.start()
     assert line.sleeping.wait(10)
     candidates.stop()
     line.woken.set()
     eventually(lambda: line.withdrawn)
-    threads = [thread for thread in threading.enumerate() if thread.name == "orchestrator-candidates"]
+    begun = set(threading.enumerate()) - before
+    threads = [thread for thread in begun if thread.name == "orchestrator-candidates"]
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()

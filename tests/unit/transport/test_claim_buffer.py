@@ -94,10 +94,10 @@ def test_whoever_takes_a_message_out_has_it_alone() -> None:
 
 
 def test_without_claims_ahead_there_is_no_thread() -> None:
-    # Not their number: those of the tests before end when they like.
+    # Not all threads: those of the tests before begin and end when they like.
     before = set(threading.enumerate())
     buffer = ClaimBuffer(Requeued())
     buffer.extend([buffered("1", ahead=False)])
-    assert set(threading.enumerate()) <= before
+    assert not [one for one in set(threading.enumerate()) - before if one.name == "orchestrator-claims"]
     assert names(buffer.pop_last(5)) == ["1"]
     assert buffer.pop() is None
