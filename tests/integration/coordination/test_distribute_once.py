@@ -190,7 +190,13 @@ def test_who_runs_again_after_a_kill_has_given_all_items_out_once(
     with DistributingProcess(redis_url, ITEMS, script, number, KEY) as process:
         process.kill()
     report = redis.distribute(pages(ITEMS), to=list(AGENTS), idempotency_key=KEY)
-    redis.runtime.redis.sweep()
+
+    def all_arrived() -> bool:
+        # A sweep has 0.4 s for it; on a busy machine it takes several.
+        redis.runtime.redis.sweep()
+        return sum(map(len, mail(redis, *AGENTS).values())) >= ITEMS
+
+    eventually(all_arrived)
     sent = {item.id: item.agent for item in report.items}
     found = [(m["headers"]["id"], agent) for agent, messages in mail(redis, *AGENTS).items() for m in messages]
     assert len(found) == ITEMS
