@@ -536,9 +536,11 @@ class BrokenKey(BrokerUnavailable):
 
     def __init__(self, url: str, key: str, found: str, needed: str, reason: object) -> None:
         super().__init__(url, reason)
+        # A worker's log names its broker when it starts.
+        where = f"; broker {url}" if url else ""
         text = (
             f"key {masked_repr(key)} in Redis is a {found}, written by something else; allowed: a {needed}; move it "
-            f"away (RENAME) or delete it; broker {url}: {reason}"
+            f"away (RENAME) or delete it{where}: {reason}"
         )
         self.args = (text,)
         self.key = key

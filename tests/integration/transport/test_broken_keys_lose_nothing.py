@@ -177,6 +177,7 @@ def test_a_worker_repeats_it_until_the_key_is_gone_and_names_it_once(
     eventually(lambda: places(broker) == ["letter"])
     assert pipeline.close(wait_s=1.0)
     assert caplog.text.count("Redis refused dead_letter") == 1
+    assert "delete it: Error running script" in caplog.text
 
 
 def test_a_worker_that_is_busy_repeats_it_too(broker: BareBroker, caplog: pytest.LogCaptureFixture) -> None:
