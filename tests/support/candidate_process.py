@@ -7,7 +7,6 @@ that it reads whether it still leads.
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from threading import Event
 from types import TracebackType
 
 from orchestrator import BrokerUnavailable, LeaseLost
+from tests.support.process_lines import ProcessLines
 from tests.support.worker_process import ROOT
 
 _PATIENCE_S = 40.0
@@ -41,7 +41,8 @@ class CandidateProcess:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self._read() == "campaigns"
+        self._lines = ProcessLines(self._process.stdout, _PATIENCE_S)
+        assert self._lines.next() == "campaigns"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -51,22 +52,15 @@ class CandidateProcess:
             if pipe is not None:
                 pipe.close()
 
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            assert selector.select(_PATIENCE_S), "the candidate does not answer"
-        return self._process.stdout.readline().strip()
-
     def term(self) -> int:
         """The number of its term, once it leads."""
-        return int(self._read())
+        return int(self._lines.next())
 
     def leads(self) -> bool:
         """Whether its term goes on, as soon as Redis says so."""
         assert self._process.stdin is not None
         print("?", file=self._process.stdin, flush=True)
-        return self._read() == "leads"
+        return self._lines.next() == "leads"
 
     def kill(self) -> None:
         """SIGKILL it."""

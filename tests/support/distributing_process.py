@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.support.living_agents import Page, make, reader
+from tests.support.process_lines import ProcessLines
 from tests.support.worker_process import ROOT
 
 _PATIENCE_S = 30.0
@@ -34,12 +34,7 @@ class DistributingProcess:
             env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True,
         )  # fmt: skip
-        assert self._process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(_PATIENCE_S):
-                raise AssertionError("the process does not get there")
-        assert self._process.stdout.readline() == "there\n"
+        assert ProcessLines(self._process.stdout, _PATIENCE_S).next() == "there"
         return self
 
     def resume(self) -> int:

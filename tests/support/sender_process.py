@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from chaos.forked_process import ROOT, ForkedProcess
+from tests.support.process_lines import ProcessLines
 
 #: Longest time for an answer.
 _PATIENCE_S = 30.0
@@ -36,6 +36,7 @@ class SenderProcess:
             text=True,
             bufsize=1,
         )
+        self._lines = ProcessLines(self._process.stdout, _PATIENCE_S)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -57,14 +58,7 @@ class SenderProcess:
 
     def answer(self) -> Any:
         """What came of what it was told."""
-        assert self._process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(_PATIENCE_S):
-                raise AssertionError("the sender does not answer")
-        line = self._process.stdout.readline()
-        assert line, "the sender has ended"
-        return json.loads(line)
+        return json.loads(self._lines.next())
 
     def do(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Tell it to do something, and hear what came of it."""
