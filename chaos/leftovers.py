@@ -12,7 +12,7 @@ from orchestrator.transport.store import Store
 _MONITORS = ("monitor", "monitor-stats", "monitor-origins", "down-supervision", "flushed:*")
 #: Schedules lie in Redis until somebody removes them.
 #: The names of killed schedulers are removed by the next one that looks for schedules to retire.
-_SCHEDULES = ("scheduler", "schedulers", "schedules", "schedule:*", "schedules-of:s:*")
+_SCHEDULES = ("scheduler", "schedulers", "schedules", "schedule:*", "schedules:owners", "schedules-of:s:*")
 _FIRES = ("schedules:fires", "schedules:ledger")
 _KEPT = (
     "dataset",

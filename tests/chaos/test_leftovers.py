@@ -14,6 +14,7 @@ from chaos.lanes import LANE
 from chaos.leftovers import leftovers
 from orchestrator import Orchestrator, load_settings
 from orchestrator.transport.store import Store
+from tests.support.schedules_under_test import Schedules, scheduling_app
 
 
 @pytest.fixture
@@ -45,6 +46,15 @@ def test_a_worker_that_was_declared_dead_and_was_not_is_remembered(store: Store)
     client: Any = store.client
     client.zadd(store.keys.disproved, {"solo-1@vm:1#1": 1})
     assert leftovers(store) == []
+
+
+def test_what_code_declares_stays(store: Store, redis_url: str) -> None:
+    """Regression: each run of chaos ended with a violation."""
+    schedules = Schedules(scheduling_app(redis_url))
+    schedules.declare(owner="s:chaos")
+    schedules.orchestrator.schedules["nightly"].pause()
+    assert leftovers(store) == []
+    schedules.app.close()
 
 
 def test_a_key_that_expires_meanwhile_is_no_leftover(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
