@@ -261,7 +261,9 @@ def deaths_on_record(url: str) -> Iterator[tuple[int, float]]:
 
     On a busy machine that may be one that nobody has struck: its heartbeats were late.
     """
-    from_clock = time.time() - monotonic()
+    # In this order: a process that is held up between the two has others declared dead rather too early.
+    now = monotonic()
+    from_clock = time.time() - now
     with Redis.from_url(url) as client:
         deaths: Any = client.xrange(Keys().deaths)
     for raw, fields in deaths:

@@ -196,6 +196,8 @@ def test_no_permit_leaks_and_nobody_is_overtaken(tmp_path: Path, count: int, thr
                     most = max(most, len(state().holders))
                     threading.Event().wait(0.05)
                 processes.replace_ended()
+            # On a busy machine they take turns seldom.
+            eventually(lambda: len(history_of(processes)) > 20 * seconds, 60)
             processes.kill_all()
             processes.note_deaths(deaths_on_record(server.url))
             with made.monitors.session():
@@ -213,7 +215,6 @@ def test_no_permit_leaks_and_nobody_is_overtaken(tmp_path: Path, count: int, thr
             close(made)
     grants = history_of(processes)
     print(f"{len(grants)} grants, {len(processes.ended)} processes, {most} permits at once")  # noqa: T201
-    assert len(grants) > 20 * seconds
     assert most <= PERMITS
     assert most_at_once(grants) <= PERMITS
     assert overtaken(grants) == []
