@@ -148,13 +148,17 @@ def test_one_more_waits_until_another_ends(orchestrator: Orchestrator) -> None:
     with pytest.raises(BulkheadFull, match=r"1 request in flight; allowed: 1; waited 0.3 s"):
         orchestrator.ask("patient", Quote(), timeout_s=30)
     assert monotonic() - began >= 0.3
+    first.cancel()
+    # One that waits for longer: what happens between two lines may take longer than a short wait.
+    first = orchestrator.ask("queue", Quote(), timeout_s=30)
     accepted: list[Any] = []
-    waiting = threading.Thread(target=lambda: accepted.append(orchestrator.ask("patient", Quote(), timeout_s=30)))
+    waiting = threading.Thread(target=lambda: accepted.append(orchestrator.ask("queue", Quote(), timeout_s=30)))
     waiting.start()
+    eventually(lambda: in_line(orchestrator) == 1)
     first.cancel()
     waiting.join(10)
     assert len(accepted) == 1
-    assert in_flight(orchestrator, "patient") == 1
+    assert in_flight(orchestrator, "queue") == 1
 
 
 def commands_while(orchestrator: Orchestrator, act: Any) -> int:
