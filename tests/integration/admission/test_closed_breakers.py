@@ -9,10 +9,12 @@ import pytest
 from orchestrator import Breaker, Mailbox
 from orchestrator.core.admission.flow_policy import Flow
 from orchestrator.core.keys import GROUP, Keys, levels_of
+from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.admission.flow_control import breaker_fields
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import AskTexts, Attempt, Call
 from orchestrator.transport.redis.scripts import command, resolve, source
+from tests.support.emptied_redis import empty
 from tests.support.patient_redis import patient_redis
 
 KEYS, QUEUE, LEVEL = Keys(), "billing", "0"
@@ -78,8 +80,10 @@ class Mailboxes:
 
 
 @pytest.fixture
-def mailboxes(redis_url: str) -> Mailboxes:
-    return Mailboxes(redis_url)
+def mailboxes(server: EmbeddedServer) -> Mailboxes:
+    """On a server on which commands can be counted: threads of earlier tests may still use the shared one."""
+    empty(server.url)
+    return Mailboxes(server.url)
 
 
 def without_admission(name: str) -> bytes:

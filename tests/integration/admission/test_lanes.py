@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator import Agent, CancelResult, Concurrency, Mailbox, MailboxFull, Message, Orchestrator, handles
 from orchestrator.core.admission.concurrency import Concurrency as Policy
+from orchestrator.embedded import EmbeddedServer
 from orchestrator.registry.mailboxes import read_some
 from orchestrator.transport.redis import commands
 from tests.support.coordination_under_test import close, make
@@ -229,8 +230,8 @@ def _counts(store: Any, act: Any) -> dict[str, int]:
     return {name: count for name, count in found.items() if count and name not in ("info", "evalsha", "script|load")}
 
 
-def test_mailboxes_without_a_limit_pay_for_none_of_it(redis_url: str) -> None:
-    made = make(redis_url)
+def test_mailboxes_without_a_limit_pay_for_none_of_it(own_redis_server: EmbeddedServer) -> None:
+    made = make(own_redis_server.url)
     try:
         store = made.runtime.store
         k, level = store.keys, store.levels[1]

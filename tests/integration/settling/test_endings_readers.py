@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 
+from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.endings import delivery_thread, end_for_celery
 from orchestrator.transport.endings.delivery_thread import EndingsDelivery
 from orchestrator.transport.endings.stream import Ending, Endings
 from orchestrator.transport.redis.command_connection import CommandConnection
+from tests.support.emptied_redis import empty
 from tests.support.ends import Ends
 
 
 @pytest.fixture
-def ends(redis_url: str) -> Iterator[Ends]:
-    made = Ends(redis_url)
+def ends(server: EmbeddedServer) -> Iterator[Ends]:
+    """On a server on which commands can be counted: threads of earlier tests may still use the shared one."""
+    empty(server.url)
+    made = Ends(server.url)
     yield made
     made.close()
 

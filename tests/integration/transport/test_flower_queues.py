@@ -46,11 +46,12 @@ def test_with_the_transport_alone_it_shows_what_waits(broker: BareBroker, tmp_pa
         eventually(lambda: flower.lengths()["celery"] == 4, timeout_s=60, describe=(tmp_path / "log").read_text)
 
 
-def test_a_redis_without_mailboxes_is_asked_in_flowers_own_way(redis_url: str) -> None:
-    with Redis.from_url(redis_url, decode_responses=True) as client:
+def test_a_redis_without_mailboxes_is_asked_in_flowers_own_way(own_redis_server: EmbeddedServer) -> None:
+    url = own_redis_server.url
+    with Redis.from_url(url, decode_responses=True) as client:
         client.rpush("celery", "1", "2")
         client.config_resetstat()
-        assert lengths(redis_url, "celery", "other") == [
+        assert lengths(url, "celery", "other") == [
             {"name": "celery", "messages": 2},
             {"name": "other", "messages": 0},
         ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.redis.ack_pipeline import AckPipeline
 from orchestrator.transport.redis.scripts import sha
 from tests.support.eventually import eventually
@@ -34,12 +35,12 @@ def _settle_some(redis_url: str) -> None:
     pool.disconnect()
 
 
-def test_only_the_first_worker_loads_the_scripts(redis_url: str) -> None:
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        client.script_flush()
+def test_only_the_first_worker_loads_the_scripts(own_redis_server: EmbeddedServer) -> None:
+    url = own_redis_server.url
+    with redis.Redis.from_url(url, decode_responses=True) as client:
         with client.monitor() as monitor:
             for _ in range(3):
-                _settle_some(redis_url)
+                _settle_some(url)
             client.echo("done")
             loaded = 0
             for seen in monitor.listen():
