@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from kombu import Connection, Exchange, Producer, Queue
 from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.core.keys import GROUP, Keys, levels_of
 from orchestrator.transport import claim_ahead, claim_buffer
+from orchestrator.transport.liveness import held_claims
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
 from tests.support.bare_broker import BareBroker, kombu_connection
 from tests.support.eventually import eventually
@@ -54,6 +54,37 @@ class Inbox:
         self.next()
         while not len(self.channel.delivery.buffer):
             self.next()
+
+
+class TakenTurn:
+    """The turn to send, as a thread has it that waits for a slow Redis.
+
+    It is released when somebody waits for it for as long as a mark may take to be confirmed, which is longer than one
+    that need not be confirmed waits.
+    """
+
+    def __init__(self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        holder = inbox.channel.settler.holder
+        assert holder is not None
+        self._lock = holder.ack_pipeline._io
+        self._lock.acquire()
+        self.is_taken = True
+        monkeypatch.setattr(holder.ack_pipeline, "_io", self)
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self.is_taken and timeout == held_claims._CONFIRM_S:
+            self.is_taken = False
+            self._lock.release()
+        return bool(self._lock.acquire(blocking, timeout))
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 #: Has each message be one that must not run again after a death.
@@ -114,23 +145,17 @@ def test_what_gets_no_slot_goes_back_and_comes_in_the_same_order_as_new(
 @ON_DEATH_FAIL
 @pytest.mark.usefixtures("held_for_good")
 def test_what_must_not_run_twice_is_marked_in_redis_before_it_is_delivered(
-    connection: Connection, broker: BareBroker
+    connection: Connection, broker: BareBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inbox = Inbox(connection)
     inbox.claim_ahead()
     ahead = len(inbox.channel.delivery.buffer)
     inbox.current.ack()
     inbox.current = None
-    holder = inbox.channel.settler.holder
-    assert holder is not None
-    # As a thread that waits for a slow Redis: longer than a mark that need not be confirmed waits for its turn.
-    turn = holder.ack_pipeline._io
-    turn.acquire()
-    later = threading.Timer(0.2, turn.release)
-    later.start()
+    turn = TakenTurn(inbox, monkeypatch)
     inbox.next()
+    assert not turn.is_taken
     assert marks(broker)[-ahead:] == [1, *[0] * (ahead - 1)]
-    later.join()
 
 
 @ON_DEATH_FAIL
@@ -164,12 +189,15 @@ def test_what_must_not_run_twice_is_not_delivered_once_it_is_somebody_elses(
     before = list(inbox.bodies)
     inbox.current.ack()
     inbox.current = None
-    # As a process that was suspended, and that does not know yet that it was declared dead.
-    sweeper = broker.store.sweeper()
-    assert sweeper.prove_death(inbox.channel.incarnation, DeathReason.LOST, by="test")
-    sweeper.sweep("test")
-    eventually(lambda: broker.ledger().held == 0)
-    inbox.channel.delivery.deliver_next()
+    holder = inbox.channel.settler.holder
+    assert holder is not None
+    # As a process that was suspended, and that does not know yet that it was declared dead: it sends no heartbeat.
+    with holder._lock:
+        sweeper = broker.store.sweeper()
+        assert sweeper.prove_death(inbox.channel.incarnation, DeathReason.LOST, by="test")
+        sweeper.sweep("test")
+        eventually(lambda: broker.ledger().held == 0)
+        inbox.channel.delivery.deliver_next()
     assert inbox.bodies == before
 
 
@@ -191,27 +219,18 @@ def test_what_must_not_run_twice_is_not_delivered_if_redis_refuses_its_mark(
 
 
 @pytest.mark.usefixtures("held_for_good")
-def test_a_mark_that_has_not_left_the_process_is_waited_for(connection: Connection, broker: BareBroker) -> None:
+def test_a_mark_that_has_not_left_the_process_is_waited_for(
+    connection: Connection, broker: BareBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inbox = Inbox(connection)
     inbox.claim_ahead()
     ahead = len(inbox.channel.delivery.buffer)
     inbox.current.ack()
     inbox.current = None
-    holder = inbox.channel.settler.holder
-    assert holder is not None
-    turn, is_released = holder.ack_pipeline._io, threading.Event()
-
-    def release() -> None:
-        is_released.set()
-        turn.release()
-
-    turn.acquire()
-    later = threading.Timer(0.2, release)
-    later.start()
+    turn = TakenTurn(inbox, monkeypatch)
     inbox.next()
-    assert is_released.is_set()
+    assert not turn.is_taken
     eventually(lambda: marks(broker)[-ahead:] == [1, *[0] * (ahead - 1)])
-    later.join()
 
 
 @pytest.mark.usefixtures("held_for_good")
