@@ -122,7 +122,7 @@ class Asia(_Base):
 
 class Fused(_Base):
     name = "fused"
-    breaker = Breaker(failures=2, window_s=60, open_s=0.3)
+    breaker = Breaker(failures=2, window_s=60, open_s=30)
 
 
 class LongFused(_Base):

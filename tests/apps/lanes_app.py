@@ -39,7 +39,7 @@ class Fetch(Agent):
 
 def make(url: str | None = None) -> Orchestrator:
     app = Celery("lanes", set_as_current=False)
-    settings = load_settings() if url is None else load_settings(broker_url=url, lease_s=2)
+    settings = load_settings() if url is None else load_settings(broker_url=url)
     app.conf.broker_url = settings.broker_url.get_secret_value()
     orchestrator = Orchestrator(app, settings)
     orchestrator.host(Fetch)

@@ -44,9 +44,9 @@ def hold(name: str) -> None:
     record.blpop([f"test:go:{name}"], timeout=60)
 
 
-@app.task(name="limited", rate_limit="5/s", shared=False)
+@app.task(name="limited", rate_limit="2/s", shared=False)
 def limited(name: str) -> None:
-    """At most five of these a second."""
+    """At most two of these a second."""
     note(name)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Handled
+from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.core.errors import CircuitOpen
 from tests.apps import flow_app as app
 from tests.support.cluster import Cluster
@@ -19,9 +20,6 @@ from tests.support.worker_process import WorkerProcess
 
 WAIT_S = 30
 APP = "tests.apps.flow_app"
-
-#: A stopped worker is dead soon.
-SHORT = {"ORCHESTRATOR_LEASE_S": "1.5"}
 
 
 @pytest.fixture
@@ -44,12 +42,15 @@ def count(cluster: Cluster, key: str) -> int:
 def test_the_late_outcome_of_a_stopped_worker_is_refused_and_its_fence_is_the_lower_one(
     cluster: Cluster, pool: str
 ) -> None:
-    options: dict[str, Any] = {"queues": "eu", "pool": pool, "environment": SHORT}
+    options: dict[str, Any] = {"queues": "eu", "pool": pool}
     with WorkerProcess(APP, cluster.url, name="sleeper", **options) as sleeper:
         delivery = cluster.orchestrator.send("eu", app.Hold(name="fenced"))
         eventually(lambda: count(cluster, "test:began:fenced") == 1, WAIT_S, sleeper.log)
         with WorkerProcess(APP, cluster.url, name="waker", **options) as waker:
             os.killpg(sleeper.pid, signal.SIGSTOP)
+            # As at the end of its lease, for which nobody needs to wait here.
+            sweeper = cluster.orchestrator.runtime.store.sweeper()
+            assert sweeper.prove_death(sleeper.incarnation, DeathReason.LOST, by="test")
             eventually(lambda: count(cluster, "test:began:fenced") == 2, WAIT_S, waker.log)
             # The first to have waited is the first to be let go, and is stopped.
             cluster.redis.rpush("test:go:fenced", "sleeper", "waker")

@@ -17,7 +17,7 @@ from tests.support.notes_in_redis import take_notes
 from tests.support.worker_process import WorkerProcess
 
 APP = "tests.apps.lanes_app"
-WORKER = {"pool": "threads", "concurrency": 6, "environment": {"ORCHESTRATOR_LEASE_S": "2"}}
+WORKER = {"pool": "threads", "concurrency": 6}
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.core.deliveries.supervision import HEADER
 from tests.apps import settling_app
+from tests.support.celery_events import await_subscription
 from tests.support.eventually import eventually
 from tests.support.settling_cluster import WITHOUT_ORCHESTRATOR, SettlingCluster, settling
 
@@ -131,6 +132,7 @@ def events_of(cluster: SettlingCluster, task: str) -> list[tuple[str, Any]]:
         thread = threading.Thread(target=listen, daemon=True)
         thread.start()
         assert ready.wait(WAIT_S)
+        await_subscription(cluster.app, lambda: {kind for kind, *_ in tuple(seen)})
         delivery = send(cluster, task)
         ended = done.wait(WAIT_S)
         done.set()

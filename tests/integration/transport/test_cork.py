@@ -38,11 +38,18 @@ module.monotonic = lambda: 0.0
 if reads == "unread":
     Cork.answers = lambda self: []
 outbox = module.AckPipeline(redis.ConnectionPool.from_url(url), flush_s=3600, flush_count=64, group="g")
+observer = redis.Redis.from_url(url)
 marks = 0
-while (outbox._cork is None or outbox._cork.held < 3) and (reads == "read" or marks < 20):
-    outbox.command("RPUSH", "marks", marks)
-    marks += 1
-print(json.dumps([marks, outbox._cork.held, redis.Redis.from_url(url).llen("marks")]), flush=True)
+while True:
+    while (outbox._cork is None or outbox._cork.held < 3) and (reads == "read" or marks < 20):
+        outbox.command("RPUSH", "marks", marks)
+        marks += 1
+    arrived = observer.llen("marks")
+    if reads == "unread" or arrived == marks - 3:
+        break
+    # The kernel keeps them for 200 ms, which have passed; once more.
+    outbox.flush()
+print(json.dumps([marks, outbox._cork.held, arrived]), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -37,17 +37,17 @@ def test_a_pool_of_greenlets_asks_for_the_next_message_as_soon_as_a_slot_is_free
 @pytest.mark.parametrize("pool", POOLS)
 def test_work_of_a_killed_worker_runs_elsewhere_promptly(broker: BareBroker, pool: str) -> None:
     broker.send("hold", "h0", "h1", "h2")
-    with worker(broker, "first", pool=pool) as first:
-        eventually(lambda: broker.began() == ["h0"])
-        with worker(broker, "second", pool=pool) as second:
+    long = {"BARE_LEASE_S": "60"}
+    with worker(broker, "first", pool=pool, environment=long) as first:
+        eventually(lambda: broker.began() == ["h0"], describe=first.log)
+        with worker(broker, "second", pool=pool, environment=long) as second:
             eventually(lambda: broker.ledger().held == 3)
-            killed_at = broker.redis.time()
             first.kill()
             broker.go("h0", "h1", "h2", "h0")
             eventually(lambda: broker.ledger().handled == 3, describe=second.log)
-            handled_at = broker.redis.time()
     assert set(broker.done()) == {"h0", "h1", "h2"}
-    assert handled_at[0] - killed_at[0] + (handled_at[1] - killed_at[1]) / 1e6 < 4
+    # Its closed connections are the proof: nobody has waited for its lease to run out, which takes a minute here.
+    assert next(fields["reason"] for _, fields in broker.redis.xrange(broker.store.keys.deaths)) == "killed"
     row = broker.ledger()
     # Only the one that was running is on the dead worker's account.
     assert (row.restarted, row.redelivered, row.lost) == (1, 3, 0)
@@ -55,21 +55,24 @@ def test_work_of_a_killed_worker_runs_elsewhere_promptly(broker: BareBroker, poo
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_countdown_waits_in_redis_and_is_neither_early_nor_much_too_late(broker: BareBroker, pool: str) -> None:
+def test_countdown_waits_in_redis_and_is_not_early(broker: BareBroker, pool: str) -> None:
     with worker(broker, pool=pool) as w:
+        broker.send("note", "much later", countdown=3600)
+        assert broker.ledger().delayed == 1
         before = broker.redis.time()
         broker.send("note", "later", countdown=0.7)
-        assert broker.ledger().delayed == 1
         broker.send("note", "now")
         eventually(lambda: broker.done() == {"now": 1, "later": 1}, describe=w.log)
         after = broker.redis.time()
-    took_s = after[0] - before[0] + (after[1] - before[1]) / 1e6
-    assert 0.7 <= took_s < 2.5
+        assert broker.ledger().delayed == 1
+    # When a reader wakes for it, test_sleeping_on.py says.
+    assert after[0] - before[0] + (after[1] - before[1]) / 1e6 >= 0.7
 
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_stopped_worker_is_fenced_without_loss(broker: BareBroker, pool: str) -> None:
-    short = {"BARE_LEASE_S": "1.5"}
+    # Longer than a process waits for its turn on a busy machine, or the waker would be given up, too.
+    short = {"BARE_LEASE_S": "3"}
     broker.send("hold", "h0", "h1")
     with worker(broker, "sleeper", pool=pool, environment=short) as sleeper:
         eventually(lambda: broker.ledger().held == 2)

@@ -30,7 +30,8 @@ def test_warm_shutdown_finishes_what_runs_and_returns_the_rest(broker: BareBroke
 
 
 def test_soft_shutdown_lets_short_tasks_finish_and_returns_the_rest(broker: BareBroker) -> None:
-    with worker(broker, pool="prefork", environment={"BARE_SOFT_SHUTDOWN_S": "0.5"}) as w:
+    environment, arguments = {"BARE_SOFT_SHUTDOWN_S": "0.5"}, ("--include", "tests.apps.soft_shutdown")
+    with worker(broker, pool="prefork", environment=environment, arguments=arguments) as w:
         broker.send("hold", "short")
         eventually(lambda: broker.began() == ["short"])
         broker.send("hold", "long", "waiting")
@@ -38,6 +39,8 @@ def test_soft_shutdown_lets_short_tasks_finish_and_returns_the_rest(broker: Bare
         w.signal(signal.SIGQUIT)
         eventually(lambda: "Initiating Soft Shutdown" in w.log())
         broker.go("short")
+        eventually(lambda: broker.done() == {"short": 1}, describe=w.log)
+        broker.redis.rpush("test:soft-shutdown-over", 1)
         eventually(lambda: not w.is_running, describe=w.log)
     row = broker.ledger()
     assert (broker.done(), row.handled, row.ready, row.held) == ({"short": 1}, 1, 2, 0)

@@ -11,8 +11,10 @@ import pytest
 from orchestrator import Cancelled, Dead, Handled
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import listened_app as app
+from tests.support.celery_events import await_subscription
 from tests.support.cluster import TaskCluster
 from tests.support.eventually import eventually
+from tests.support.scheduled_messages import fall_due
 from tests.support.worker_process import WorkerProcess
 
 WAIT_S = 20
@@ -85,13 +87,15 @@ def test_a_failure_is_celerys_and_happens_once(quick: TaskCluster) -> None:
 @pytest.mark.parametrize("quick", ["threads"], indirect=True)
 def test_what_runs_and_what_waits_is_shown(quick: TaskCluster) -> None:
     deliveries = [quick.send("hold", number) for number in range(3)]
-    inspect = quick.orchestrator.app.control.inspect(timeout=1)
+    # With a limit, it waits for the answer, and no longer.
+    inspect = quick.orchestrator.app.control.inspect(timeout=WAIT_S, limit=1)
 
     def ids(answer: Any) -> set[str]:
         return {task["id"] for tasks in (answer or {}).values() for task in tasks}
 
     eventually(lambda: len(ids(inspect.active())) == 2, 15, quick.worker.log)
-    assert ids(inspect.active()) | ids(inspect.reserved()) == {delivery.id for delivery in deliveries}
+    sent = {delivery.id for delivery in deliveries}
+    eventually(lambda: ids(inspect.active()) | ids(inspect.reserved()) == sent, 15, quick.worker.log)
     for number in range(3):
         quick.redis.rpush(f"test:go:{number}", "go")
     assert all(isinstance(delivery.wait(timeout_s=WAIT_S), Handled) for delivery in deliveries)
@@ -101,8 +105,9 @@ def test_what_runs_and_what_waits_is_shown(quick: TaskCluster) -> None:
 def test_a_revoked_message_is_not_run(quick: TaskCluster) -> None:
     control = quick.orchestrator.app.control
     eventually(lambda: control.ping(timeout=1, limit=1), WAIT_S, quick.worker.log)
-    delivery = quick.send("fail", 8, countdown_s=5)
-    assert control.revoke(delivery.id, reply=True, timeout=8, limit=1), quick.worker.log()
+    delivery = quick.send("fail", 8, countdown_s=60)
+    assert control.revoke(delivery.id, reply=True, timeout=WAIT_S, limit=1), quick.worker.log()
+    fall_due(quick.redis, quick.keys, "celery")
     assert isinstance(delivery.wait(timeout_s=WAIT_S), Cancelled)
     assert quick.noted() == []
 
@@ -139,6 +144,7 @@ def test_events_are_sent_once_they_are_on(quick: TaskCluster) -> None:
         thread = threading.Thread(target=listen, daemon=True)
         thread.start()
         assert ready.wait(WAIT_S)
+        await_subscription(celery, lambda: {kind for kind, _ in tuple(seen)})
         celery.control.enable_events(reply=True, timeout=10, limit=1)
         try:
             delivery = quick.send("request", 7)

@@ -15,6 +15,7 @@ from orchestrator.sending.ledger import total
 from tests.support.agents_cluster import hosted
 from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
+from tests.support.scheduled_messages import fall_due
 
 WAIT_S = 20
 
@@ -137,10 +138,11 @@ def test_a_dead_letter_of_a_plain_task_can_be_replayed(cluster: Cluster, tasks: 
 
 def test_a_countdown_waits_in_redis_and_an_eta_too(cluster: Cluster, tasks: Any) -> None:
     results = [
-        tasks["plain.add"].apply_async((1, 1), countdown=0.3),
-        tasks["plain.add"].apply_async((1, 1), eta=datetime.now(UTC) + timedelta(seconds=0.3)),
+        tasks["plain.add"].apply_async((1, 1), countdown=60),
+        tasks["plain.add"].apply_async((1, 1), eta=datetime.now(UTC) + timedelta(seconds=60)),
     ]
     assert next(row for row in cluster.orchestrator.ledger() if row.queue == "celery").delayed == 2
+    fall_due(cluster.redis, cluster.keys, "celery")
     assert [get(result) for result in results] == [2, 2]
 
 
@@ -155,8 +157,9 @@ def test_an_expired_task_is_revoked_and_counted(cluster: Cluster, tasks: Any) ->
 
 def test_a_task_revoked_before_it_starts_does_not_start(cluster: Cluster, tasks: Any) -> None:
     before = total(cluster.idle())
-    result = tasks["plain.add"].apply_async((1, 2), countdown=0.5)
-    cluster.orchestrator.app.control.revoke(result.id, reply=True, limit=1, timeout=5)
+    result = tasks["plain.add"].apply_async((1, 2), countdown=60)
+    assert cluster.orchestrator.app.control.revoke(result.id, reply=True, limit=1, timeout=WAIT_S), cluster.log()
+    fall_due(cluster.redis, cluster.keys, "celery")
     with pytest.raises(TaskRevokedError):
         get(result)
     after = total(cluster.idle())
