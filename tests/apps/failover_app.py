@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+from pathlib import Path
 
 from celery import Celery
 
@@ -16,9 +16,9 @@ class Add(Message):
 
 
 class Lasts(Message):
-    """Takes so long."""
+    """Takes until somebody writes to that named pipe."""
 
-    for_s: float
+    pipe: str
 
 
 class Adder(Agent):
@@ -30,8 +30,7 @@ class Adder(Agent):
 
     @handles(Lasts)
     def lasts(self, message: Lasts) -> str:
-        threading.Event().wait(message.for_s)
-        return "done"
+        return Path(message.pipe).read_text()
 
 
 class Victim(Agent):

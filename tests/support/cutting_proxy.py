@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
+from orchestrator.embedded import ports
 from orchestrator.embedded.ports import LOOPBACK
 
 #: How it looks to the clients: connections are reset and refused, or stay open and nothing comes on them.
@@ -26,8 +27,10 @@ class CuttingProxy:
         parts = urlsplit(redis_url)
         self._target = (LOOPBACK, parts.port or 0)
         self._lock = threading.Lock()
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self._port = self._listener.getsockname()[1]
+        # Not one that the kernel chooses: in an outage, it could give that to another connection, or to a client that
+        # tries to connect, which would be connected to itself.
+        self._port = ports.free_port()
+        self._listener = socket.create_server((LOOPBACK, self._port))
         login = f":{parts.password}@" if parts.password else ""
         self.url = f"redis://{login}{LOOPBACK}:{self._port}{parts.path}"
         self._open: list[socket.socket] = []

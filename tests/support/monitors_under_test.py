@@ -14,6 +14,7 @@ from orchestrator.monitors.monitors import Monitors
 from orchestrator.monitors.redis_monitors import RedisMonitors
 from orchestrator.transport.redis import commands
 from orchestrator.worker.execution.owner import Owner
+from tests.support.eventually import eventually
 from tests.support.patient_redis import patient_redis
 
 
@@ -101,10 +102,10 @@ class InMemoryUnderTest:
 
 
 class RedisUnderTest:
-    """A real Redis. Incarnations hold leases that nobody renews, so they live for ten seconds at most."""
+    """A real Redis. Incarnations hold leases that nobody renews, so these are long: a session of a test sweeps."""
 
     def __init__(self, url: str, **settings: Any) -> None:
-        self.orchestrator = make(url, **settings)
+        self.orchestrator = make(url, **{"lease_s": 600, **settings})
         self.store = self.orchestrator.runtime.store
         self.redis = patient_redis(url)
         #: Each reply to a call that changes monitors is lost, so that the call is repeated.
@@ -140,7 +141,13 @@ class RedisUnderTest:
         incarnation = self._ids.pop(agent, None)
         if incarnation is not None:
             self.fence(incarnation, reason)
-            self.orchestrator.runtime.redis.sweep()
+            eventually(lambda: self._is_cleaned(incarnation))
+
+    def _is_cleaned(self, incarnation: str) -> bool:
+        """Sweep once; it may be the turn of a session of the test, and a sweep's time may not be enough."""
+        k = self.store.keys
+        stood_back = self.orchestrator.runtime.redis.sweep().stood_back
+        return not stood_back and not self.redis.exists(k.monitors_on(incarnation), k.monitors_of(incarnation))
 
     def revive(self, agent: str) -> None:
         if agent not in self._ids:

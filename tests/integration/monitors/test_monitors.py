@@ -354,8 +354,9 @@ def test_many_at_once_from_many_threads(ground: MonitorsUnderTest) -> None:
 
         kept = sorted(ref for refs in pool.map(work, range(8)) for ref in refs)
         ground.die("target")
-        while (down := session.next_down(timeout_s=0.2)) is not None:
+        while len(downs) < len(kept) and (down := session.next_down(SOON_S)) is not None:
             downs.append(down)
+        assert session.next_down(timeout_s=0) is None
     assert sorted(down.ref for down in downs) == kept
 
 

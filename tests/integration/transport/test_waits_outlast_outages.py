@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -90,13 +92,22 @@ def test_a_wait_that_begins_while_redis_is_away_goes_on(server: EmbeddedServer, 
         assert waiting.result(60) == Handled(3)
 
 
-def test_the_wait_for_a_broadcast_goes_on(server: EmbeddedServer, orchestrator: Orchestrator) -> None:
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """A handler's message names it, and lasts until the test writes to it."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    return path
+
+
+def test_the_wait_for_a_broadcast_goes_on(server: EmbeddedServer, orchestrator: Orchestrator, pipe: Path) -> None:
     with worker(server) as host:
         eventually(lambda: orchestrator.registry.hosted("adder", "adder"))
-        report = orchestrator.broadcast(["adder"], failover_app.Lasts(for_s=2))
+        report = orchestrator.broadcast(["adder"], failover_app.Lasts(pipe=str(pipe)))
         waiting = aside(lambda: report.wait(timeout_s=60))
         sleeps_in(server)
         restarted(server)
+        pipe.write_text("done")
         assert waiting.result(60) == {"adder": Handled("done")}, host.log()
 
 
@@ -128,14 +139,15 @@ def test_the_command_line_s_wait_goes_on(server: EmbeddedServer) -> None:
     assert (done.returncode, "handled" in done.stdout) == (0, True), done.stderr
 
 
-def test_a_call_s_wait_goes_on(server: EmbeddedServer, orchestrator: Orchestrator) -> None:
+def test_a_call_s_wait_goes_on(server: EmbeddedServer, orchestrator: Orchestrator, pipe: Path) -> None:
     with worker(server) as host:
         eventually(lambda: orchestrator.registry.hosted("adder", "adder"))
         with redis.Redis.from_url(server.url) as client:
-            waiting = aside(lambda: orchestrator.call("adder", failover_app.Lasts(for_s=2), timeout_s=40))
+            waiting = aside(lambda: orchestrator.call("adder", failover_app.Lasts(pipe=str(pipe)), timeout_s=40))
             eventually(lambda: client.xpending("orc:q:0:adder", "workers")["pending"] == 1, describe=host.log)
         sleeps_in(server)
         restarted(server)
+        pipe.write_text("done")
         assert waiting.result(60) == "done"
 
 
