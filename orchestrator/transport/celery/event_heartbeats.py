@@ -21,11 +21,14 @@ _send_by_celery = Heart._send
 def _send(heart: Any, event: str, retry: bool = True) -> Any:
     """As Celery's; on a connection that is ours it is neither retried nor kept."""
     dispatcher = heart.eventer
-    if not retry or not _is_ours(dispatcher.connection):
+    if not retry or not _is_ours(getattr(dispatcher, "connection", None)):
         return _send_by_celery(heart, event, retry=retry)
     sent = _send_by_celery(heart, event, retry=False)
-    unsent = dispatcher._outbound_buffer
-    with dispatcher.mutex:
+    # A dispatcher of the user's own may have neither.
+    unsent, mutex = getattr(dispatcher, "_outbound_buffer", None), getattr(dispatcher, "mutex", None)
+    if unsent is None or mutex is None:
+        return sent
+    with mutex:
         for entry in [entry for entry in unsent if entry[1] == event.replace("-", ".")]:
             unsent.remove(entry)
     return sent

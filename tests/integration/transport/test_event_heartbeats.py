@@ -50,21 +50,39 @@ def test_an_event_that_cannot_be_sent_is_not_waited_for(own_redis_server: Embedd
     app.close()
 
 
+class OwnDispatcher:
+    """A dispatcher of a user, with what Celery's heart needs of one; it keeps nothing."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.on_enabled: set[Any] = set()
+        self.on_disabled: set[Any] = set()
+        self.retries: list[bool] = []
+
+    def send(self, _event: str, *, retry: bool, **_fields: Any) -> None:
+        self.retries.append(retry)
+
+
 def test_over_another_transport_celery_goes_on_as_it_does() -> None:
-    class Dispatcher:
-        def __init__(self, connection: Any) -> None:
-            self.connection = connection
-            self.on_enabled: set[Any] = set()
-            self.on_disabled: set[Any] = set()
-            self.retries: list[bool] = []
-
-        def send(self, _event: str, *, retry: bool, **_fields: Any) -> None:
-            self.retries.append(retry)
-
     with Celery("other", broker="memory://", set_as_current=False).connection_for_write() as connection:
-        dispatcher = Dispatcher(connection)
+        dispatcher = OwnDispatcher(connection)
         Heart(Timer(), dispatcher)._send("worker-heartbeat")
         assert dispatcher.retries == [True]
+
+
+def test_a_dispatcher_that_keeps_nothing_is_as_good(redis_url: str) -> None:
+    """Regression: its first event raised an AttributeError in the worker's event loop."""
+    app = Celery("sender", broker=redis_url, set_as_current=False)
+    app.conf.broker_transport = "orchestrator.transport:Transport"
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1)
+        dispatcher = OwnDispatcher(connection)
+        heart = Heart(Timer(), dispatcher)
+        heart._send("worker-online")
+        del dispatcher.connection
+        heart._send("worker-heartbeat")
+        assert dispatcher.retries == [False, True]
+    app.close()
 
 
 def last_heartbeat_s(broker: BareBroker) -> float:
