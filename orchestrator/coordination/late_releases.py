@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from orchestrator.core.errors import BrokerUnavailable
@@ -16,8 +16,16 @@ from orchestrator.transport.redis.refused_work import RefusedWork
 
 logger = get_logger(__name__)
 
-#: Pause between two attempts.
+#: Pause after an attempt in which Redis was away, or after all releases that it has refused were tried.
 _PAUSE_S: Final = 0.5
+
+
+@dataclass(eq=False, slots=True)
+class _LateRelease:
+    call: Call
+    #: Held while it is run, so that only one thread emits what it has ended.
+    turn: ForkSafeLock = field(default_factory=ForkSafeLock)
+    is_done: bool = False
 
 
 class LateReleases:
@@ -25,19 +33,23 @@ class LateReleases:
 
     def __init__(self, run: Callable[[Call], Any]) -> None:
         self._run = run
-        self._calls: deque[Call] = deque()
+        self._late: list[_LateRelease] = []
         self._lock = ForkSafeLock()
         self._refused = RefusedWork(logger, "until Redis takes it")
         #: The process whose thread runs; a forked child has none.
         self._runs_in = 0
+        #: Of that thread.
+        self._pause = threading.Event()
 
     def add(self, call: Call) -> None:
         """Have a release repeated until it was answered. A repeated one changes nothing."""
         with self._lock:
-            self._calls.append(call)
+            self._late.append(_LateRelease(call))
             if self._runs_in == os.getpid():
+                # What was refused before it must not hold it up.
+                self._pause.set()
                 return
-            self._runs_in = os.getpid()
+            self._runs_in, self._pause = os.getpid(), threading.Event()
         threading.Thread(target=self._repeat, name="orchestrator-release", daemon=True).start()
 
     def run_now(self, blocks: Callable[[Call], bool]) -> None:
@@ -46,38 +58,54 @@ class LateReleases:
         Raises:
             BrokerUnavailable: Redis is still away.
         """
-        if not self._calls:
+        if not self._late:
             return
         with self._lock:
-            blocking = [call for call in self._calls if blocks(call)]
-        for call in blocking:
-            # The thread repeats it, which changes nothing.
-            self._run(call)
+            blocking = [one for one in self._late if blocks(one.call)]
+        for one in blocking:
+            self._run_once(one)
 
-    def _log_refusal(self, call: Call, error: BrokerUnavailable) -> None:
+    def _run_once(self, late: _LateRelease) -> None:
+        with late.turn:
+            if not late.is_done:
+                self._run(late.call)
+                late.is_done = True
+
+    def _repeat(self) -> None:
+        pause = self._pause
+        while True:
+            with self._lock:
+                pause.clear()
+                if not self._late:
+                    self._runs_in = 0
+                    return
+                late = list(self._late)
+            if not self._run_each(late):
+                pause.wait(_PAUSE_S)
+
+    def _run_each(self, late: list[_LateRelease]) -> bool:
+        """Run each release, but no more once Redis is away; returns whether all were answered."""
+        are_answered = True
+        for one in late:
+            try:
+                self._run_once(one)
+            except BrokerUnavailable as error:
+                are_answered = False
+                if self._is_away(one.call, error):
+                    break
+                # It is refused by itself, because its key is broken: the others are tried without a pause.
+                continue
+            except Exception:
+                logger.exception("a permit could not be released; it is held until its owner ends")
+            with self._lock:
+                self._late.remove(one)
+        return are_answered
+
+    def _is_away(self, call: Call, error: BrokerUnavailable) -> bool:
         script, _, arguments = call
         try:
             self._refused.pass_over(" ".join(map(str, (script, *arguments[1:3]))), error)
         except BrokerUnavailable:
             logger.debug("a release is repeated until Redis answers: %s", error)
-
-    def _repeat(self) -> None:
-        pause = threading.Event()
-        while True:
-            with self._lock:
-                if not self._calls:
-                    self._runs_in = 0
-                    return
-                call = self._calls[0]
-            try:
-                self._run(call)
-            except BrokerUnavailable as error:
-                self._log_refusal(call, error)
-                with self._lock:
-                    # One that is refused by itself, because its key is broken, must not hold up the others.
-                    self._calls.rotate(-1)
-                pause.wait(_PAUSE_S)
-                continue
-            except Exception:
-                logger.exception("a permit could not be released; it is held until its owner ends")
-            self._calls.popleft()
+            return True
+        return False

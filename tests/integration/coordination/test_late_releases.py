@@ -12,7 +12,9 @@ from celery import Celery
 from orchestrator import Orchestrator, load_settings
 from orchestrator.coordination import late_releases
 from orchestrator.embedded import EmbeddedServer
+from tests.support.coordination_under_test import close, make
 from tests.support.eventually import eventually
+from tests.support.lost_answers import LostAnswers
 
 #: How each kind is asked for; each name has one permit.
 ASK: dict[str, Callable[[Orchestrator], Any]] = {
@@ -65,3 +67,28 @@ def test_a_name_with_a_broken_key_holds_up_no_release_of_another(server: Embedde
         eventually(lambda: [state.name for state in orchestrator.coordination.leases() if state.holders] == [])
         store.client.delete(key)
     app.close()
+
+
+def test_names_with_broken_keys_let_a_release_of_another_take_no_longer(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: each of them took half a second before the next one was tried."""
+    monkeypatch.setattr(late_releases, "_PAUSE_S", 300.0)
+    with LostAnswers(redis_url) as network:
+        orchestrator = make(network.url)
+        keys, client = orchestrator.runtime.store.keys, orchestrator.runtime.store.client
+        with orchestrator.monitors.session():
+            names = [f"broken{at}" for at in range(3)]
+            broken = [orchestrator.election(name).campaign() for name in names]
+            other = orchestrator.lease("other").acquire()
+            for name in names:
+                client.delete(keys.named_election(name))
+                client.set(keys.named_election(name), "of somebody else")
+            for led in broken:
+                assert not led.release()
+            network.lose(3, other._held.token, done_first=False)
+            assert not other.release()
+            eventually(lambda: not any(state.holders for state in orchestrator.coordination.leases()))
+            for name in names:
+                client.delete(keys.named_election(name))
+        close(orchestrator)
