@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from orchestrator.core.coordination.lease import Kind, Request
 from orchestrator.core.keys import Keys
-from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.commands import Attempt, Call
 
 
 def acquire(keys: Keys, kind: Kind, name: str, request: Request) -> Call:
@@ -36,9 +36,9 @@ def resources_json(resources: tuple[str, ...]) -> str:
     return json.dumps(resources, separators=(",", ":")) if resources else "[]"
 
 
-def release(keys: Keys, kind: Kind, name: str, token: str, reason: str) -> Call:
+def release(keys: Keys, kind: Kind, name: str, token: str, reason: str, attempt: Attempt) -> Call:
     """Give a permit back, or leave the line."""
-    return "release", [keys.leases], [keys.root, kind.value, name, token, reason]
+    return "release", [keys.leases, attempt.key], [keys.root, kind.value, name, token, reason, attempt.token]
 
 
 def is_release_of(call: Call, kind: Kind, name: str) -> bool:
@@ -52,9 +52,9 @@ def hand_over(keys: Keys, name: str, token: str, candidate: str) -> Call:
     return "hand_over", [keys.leases], [keys.root, name, token, candidate]
 
 
-def check_in(keys: Keys, name: str, resource: str, owner: str, entry: str) -> Call:
+def check_in(keys: Keys, name: str, resource: str, owner: str, entry: str, attempt: Attempt) -> Call:
     """Give a resource of a pool back."""
-    return "check_in", [keys.leases], [keys.root, name, resource, owner, entry]
+    return "check_in", [keys.leases, attempt.key], [keys.root, name, resource, owner, entry, attempt.token]
 
 
 def announce_terms(

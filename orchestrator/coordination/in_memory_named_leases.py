@@ -145,10 +145,13 @@ class InMemoryNamedLeases(NamedLeases):
     def check_in(self, name: str, resource: str, owner: Owner) -> bool:
         """Give a resource of a pool back."""
         with self._changed:
-            known = self._names.get((Kind.POOL, name))
-            for holder in known.held() if known is not None else ():
-                if (holder.resource, holder.owner, holder.entry) == (resource, owner.id, owner.entry):
-                    return self._release(Kind.POOL, name, holder.tokens[0], "released")
+            known = self._names.get((Kind.POOL, name), NamedLease(Kind.POOL))
+            before = {holder.fence: holder for holder in known.held()}
+            was_held = known.check_in(resource, owner.id, owner.entry, now_ms(), self._owners)
+            if was_held is not None:
+                self._emit_ended(known, name, before, "released" if was_held else LIMIT)
+                self._changed.notify_all()
+                return was_held
         emit(events.LEASE_REFUSED, kind=Kind.POOL.value, lease=name, owner=owner.id, resource=resource)
         return False
 

@@ -94,7 +94,7 @@ class NamedLeases(ABC):
 
     @abstractmethod
     def release(self, grant: Grant, reason: str = "released") -> bool:
-        """Give a permit back; returns whether it was still held.
+        """Give a permit back; returns whether it was still held, also if the first answer was lost.
 
         Where Redis is away that is done later, and the answer is ``False``.
         """

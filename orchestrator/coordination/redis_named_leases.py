@@ -23,7 +23,9 @@ from orchestrator.core.coordination.lease import NOT_TAKEN, HeldPermit, Kind, St
 from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import BrokerUnavailable, CallerError, LeaseTaken, NoCandidate, OwnerGone, PoolEmpty
 from orchestrator.core.stored_values import stored_text
+from orchestrator.sending.lost_answers import again_if_lost
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.admission.publish_dedup import Callers
 from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.patience import outlast
 from orchestrator.transport.store import Store
@@ -68,6 +70,7 @@ class RedisNamedLeases(NamedLeases):
         runner = ScriptRunner(open_store, _PACKAGE)
         self._run, self._call = runner.run, runner.call
         self._late = LateReleases(self._run_release)
+        self._callers = Callers()
         #: Tokens of the requests that this process has released last, the oldest first.
         self._released: OrderedDict[str, None] = OrderedDict()
 
@@ -115,7 +118,7 @@ class RedisNamedLeases(NamedLeases):
                 fence, since_ms, resource, is_new = values
                 if wanted.reentrant and not is_new and self._release_again(wanted):
                     # It has entered what is held by mistake, with an old fence.
-                    self._run_release(commands.release(self._store.keys, wanted.kind, wanted.name, token, NOT_TAKEN))
+                    self._run_release(self._release_call(wanted.kind, wanted.name, token, NOT_TAKEN))
                     return self._ask(wanted, token, left_s)
                 grant = self._granted(wanted, token, fence, since_ms, stored_text(resource))
                 if is_new:
@@ -144,7 +147,7 @@ class RedisNamedLeases(NamedLeases):
         held = () if state is None else state.holders
         forgotten = [token for one in held for token in one.tokens if token in self._released]
         for token in forgotten:
-            self._run_release(commands.release(self._store.keys, wanted.kind, wanted.name, token, "released"))
+            self._run_release(self._release_call(wanted.kind, wanted.name, token, "released"))
         return bool(forgotten)
 
     @staticmethod
@@ -175,10 +178,14 @@ class RedisNamedLeases(NamedLeases):
         """Leave the line, or release what was granted meanwhile."""
         self._release(wanted.kind, wanted.name, token, NOT_TAKEN)
 
+    def _release_call(self, kind: Kind, name: str, token: str, reason: str) -> Call:
+        keys = self._store.keys
+        return commands.release(keys, kind, name, token, reason, self._callers.attempt(keys))
+
     def _release(self, kind: Kind, name: str, token: str, reason: str) -> bool:
-        call = commands.release(self._store.keys, kind, name, token, reason)
+        call = self._release_call(kind, name, token, reason)
         try:
-            return self._run_release(call)
+            return again_if_lost(lambda: self._run_release(call))
         except BrokerUnavailable:
             self._late.add(call)
             return False
@@ -193,7 +200,7 @@ class RedisNamedLeases(NamedLeases):
         if reply in (b"", b"+"):
             return bool(reply)
         fence, _, owner = stored_text(reply).partition(" ")
-        _, kind, name, _, reason = call[2]
+        _, kind, name, _, reason, _ = call[2]
         emit(events.LEASE_ENDED, kind=kind, lease=name, owner=owner, fence=int(fence), reason=reason)
         return True
 
@@ -224,7 +231,14 @@ class RedisNamedLeases(NamedLeases):
 
     def check_in(self, name: str, resource: str, owner: Owner) -> bool:
         """Give a resource of a pool back."""
-        return bool(self._run(commands.check_in(self._store.keys, name, resource, owner.id, owner.entry)))
+        keys = self._store.keys
+        call = commands.check_in(keys, name, resource, owner.id, owner.entry, self._callers.attempt(keys))
+        fence = again_if_lost(lambda: self._run(call))
+        if not fence:
+            return False
+        kind, reason = Kind.POOL.value, "released"
+        emit(events.LEASE_ENDED, kind=kind, lease=name, owner=owner.id, fence=int(fence), reason=reason)
+        return True
 
     def on_death(self, incarnation: str, reason: str) -> bool:
         """Release what a dead incarnation or session held, as far as time allows; returns whether all is released.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -46,8 +47,6 @@ class EmittingLease(NamedLease):
     """The rule, and the events that its scripts emit: all but those of what the caller itself has begun or ended."""
 
     events: list[Event] = field(default_factory=list)
-    #: Whether the script emits also what its caller has ended.
-    emits_all_ends: bool = False
     #: Permits that have ended since the last step.
     ended: int = 0
 
@@ -59,7 +58,7 @@ class EmittingLease(NamedLease):
     def _end(self, holder: HeldPermit, reason: str, now_ms: int) -> None:
         super()._end(holder, reason, now_ms)
         self.ended += 1
-        if self.emits_all_ends or reason not in ("released", "resigned"):
+        if reason not in ("released", "resigned"):
             known = self.kind.value, self.kind.value, holder.owner, str(holder.fence), reason
             self.events.append(("lease_ended", *known))
 
@@ -90,7 +89,10 @@ class ComparedLeases(WeightedMachine):
         self.redis.xgroup_create(STREAM, "workers", "0", mkstream=True)
 
     def _set_up(self) -> None:
-        self.model = {kind: EmittingLease(kind) for kind in self.kinds}
+        last_calls: dict[str, str] = {}
+        self.model = {kind: EmittingLease(kind, last_calls=last_calls) for kind in self.kinds}
+        #: Repeats the last call of each caller that has ended a permit.
+        self.ending: dict[str, Callable[[], None]] = {}
 
     def _join(self) -> None:
         owner = f"w@h:1#{len(self.owners.lives) + 1}"

@@ -15,7 +15,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from orchestrator.coordination import commands
-from orchestrator.core.coordination.lease import Kind, Life, Reply, Request, Status
+from orchestrator.core.coordination.lease import CALLER, Kind, Life, Reply, Request, Status
+from orchestrator.transport.redis.commands import Attempt
 from tests.support.compared_leases import NAMES, STREAM, Asked, ComparedLeases
 from tests.support.patient_redis import patient_redis
 from tests.support.redis_clock import TimedScripts
@@ -30,8 +31,25 @@ RESOURCES = st.sampled_from(["a", "b"])
 SCORES = st.sampled_from([0.0, 0.0, 1.5, -3.0, 1e12])
 
 
+#: Threads that release permits; the answer to the last call of each may have been lost.
+CALLERS = ["a" * 16, "b" * 16]
+
+
 class Machine(ComparedLeases):
     """See the module."""
+
+    # -- calls that end a permit
+
+    def _attempt(self, caller: int) -> Attempt:
+        """A new call of a caller."""
+        self.count += 1
+        return Attempt(self.keys.last_publishes(1), f"{CALLERS[caller % len(CALLERS)]}{self.count:016}")
+
+    @move(3, when=lambda self: self.ending, at=AT)
+    def repeat_an_end(self, at: int) -> None:
+        """The answer was lost; meanwhile others may have released what they held."""
+        repeat = list(self.ending.values())[at % len(self.ending)]
+        repeat()
 
     # -- what a move is about
 
@@ -185,21 +203,27 @@ class Machine(ComparedLeases):
         elif expected.status is Status.GRANTED:
             self._release(Asked(kind, other))
 
-    @move(5, when=has_asked, which=WHICH, at=AT)
-    def release(self, which: str, at: int) -> None:
-        self._release(self.pick(which, at))
+    @move(5, when=has_asked, which=WHICH, at=AT, caller=AT)
+    def release(self, which: str, at: int, caller: int) -> None:
+        self._release(self.pick(which, at), caller)
 
-    def _release(self, asked: Asked) -> None:
+    def _release(self, asked: Asked, caller: int = 0) -> None:
+        attempt = self._attempt(caller)
+        self._run_release(asked, attempt)
+
+    def _run_release(self, asked: Asked, attempt: Attempt, first: bytes = b"") -> None:
         kind, token = asked.kind, asked.request.token
-        held = self.run(commands.release(self.keys, kind, kind.value, token, "released"))
+        held = self.run(commands.release(self.keys, kind, kind.value, token, "released", attempt))
         before = self.model[kind]._holder_of(token)
         if before is not None and 0 < before.until_ms <= self.now_ms:
             assert held == b""
         elif before is not None and len(before.tokens) > 1:
             assert held == b"+"
         else:
-            assert held == (b"" if before is None else f"{before.fence} {before.owner}".encode())
-        assert bool(held) is self.model[kind].release(token, self.now_ms, self.owners, reason="released")
+            assert held == (first if before is None else f"{before.fence} {before.owner}".encode())
+        call = attempt.token
+        assert bool(held) is self.model[kind].release(token, self.now_ms, self.owners, reason="released", call=call)
+        self.ending[call[:CALLER]] = lambda: self._run_release(asked, attempt, held)
 
     @move(3, when=has_asked, which=WHICH, at=AT)
     def check(self, which: str, at: int) -> None:
@@ -211,22 +235,26 @@ class Machine(ComparedLeases):
         assert bool(held) is self.model[kind].is_held(token, self.now_ms, self.owners)
 
     @move(
-        4, when=lambda self: Kind.POOL in self.kinds and self.asked, which=WHICH, at=AT, resource=st.sampled_from("ab")
+        4,
+        when=lambda self: Kind.POOL in self.kinds and self.asked,
+        which=WHICH,
+        at=AT,
+        resource=st.sampled_from("ab"),
+        caller=AT,
     )
-    def check_in(self, which: str, at: int, resource: str) -> None:
-        known, request = self.model[Kind.POOL], self.pick(which, at).request
-        mine = [
-            holder.tokens[0]
-            for holder in known.held()
-            if (holder.resource, holder.owner, holder.entry) == (resource, request.owner, request.entry)
-        ]
-        done = self.run(commands.check_in(self.keys, "pool", resource, request.owner, request.entry))
-        known.emits_all_ends = True
-        given_back = [known.release(token, self.now_ms, self.owners, reason="released") for token in mine]
-        known.emits_all_ends = False
-        assert bool(done) is any(given_back)
-        if not mine:
+    def check_in(self, which: str, at: int, resource: str, caller: int) -> None:
+        self._check_in(self.pick(which, at).request, resource, self._attempt(caller))
+
+    def _check_in(self, request: Request, resource: str, attempt: Attempt, first: bytes = b"") -> None:
+        known, own, call = self.model[Kind.POOL], (resource, request.owner, request.entry), attempt.token
+        fences = {str(one.fence).encode() for one in known.held() if (one.resource, one.owner, one.entry) == own}
+        done = self.run(commands.check_in(self.keys, "pool", *own, attempt))
+        expected = known.check_in(*own, self.now_ms, self.owners, call=call)
+        assert bool(done) is bool(expected)
+        assert not done or done == first or {done} == fences
+        if expected is None:
             self.refused.append(("lease_refused", "pool", "pool", request.owner, resource))
+        self.ending[call[:CALLER]] = lambda: self._check_in(request, resource, attempt, done)
 
     # -- ends
 
@@ -328,8 +356,9 @@ class Machine(ComparedLeases):
 
     @move(1)
     def redis_is_emptied(self) -> None:
-        for key in self.redis.keys("orc:named*") + self.redis.keys("orc:wake:*"):
-            self.redis.delete(key)
+        for pattern in ("orc:named*", "orc:wake:*", "orc:last-publish:*"):
+            for key in self.redis.keys(pattern):
+                self.redis.delete(key)
         self._set_up()
         self.lost_until_ms = max(self.last_fence.values())
         self.now_ms = max(self.now_ms, *self.last_fence.values()) + 1000

@@ -28,6 +28,9 @@ LIMIT: Final = "limit"
 #: Ended terms that an election remembers.
 TERMS: Final = 100
 
+#: Characters at the beginning of a call's token that name its caller.
+CALLER: Final = 16
+
 
 class Kind(StrEnum):
     """The kind of a name's permits."""
@@ -166,6 +169,8 @@ class NamedLease:
     terms: list[TermRecord] = field(default_factory=list)
     #: The request whose permit was handed over last.
     handed_over: str = ""
+    #: The last call of each caller that has ended a permit, of any name.
+    last_calls: dict[str, str] = field(default_factory=dict)
 
     # -- asking
 
@@ -226,20 +231,42 @@ class NamedLease:
         self._grant_ticket(next_token, now_ms)
         return True
 
-    def release(self, token: str, now_ms: int, owners: Owners, *, reason: str) -> bool:
-        """Give a permit back, or leave the line; returns whether it was held. After its limit, it was not."""
+    def release(self, token: str, now_ms: int, owners: Owners, *, reason: str, call: str = "") -> bool:
+        """Give a permit back, or leave the line; returns whether it was held. After its limit, it was not.
+
+        A repeated ``call``, whose first answer was lost, returns ``True`` again.
+        """
         self.line.pop(token, None)
         found = self._holder_of(token)
         if found is not None and self._is_past_limit(found, now_ms):
             self._end(found, LIMIT, now_ms)
             found = None
         if found is not None:
+            self.last_calls[call[:CALLER]] = call
             if len(found.tokens) > 1:
                 found.tokens.remove(token)
                 return True
             self._end(found, reason, now_ms)
         self._grant_next(now_ms, owners)
-        return found is not None
+        return found is not None or self._is_repeated(call)
+
+    def check_in(
+        self, resource: str, owner: str, entry: str, now_ms: int, owners: Owners, *, call: str = ""
+    ) -> bool | None:
+        """Give a resource back for its owner; ``None`` if it does not hold it, ``False`` if it did until its limit.
+
+        A repeated ``call``, whose first answer was lost, returns ``True`` again, and ends nothing that the owner has
+        checked out meanwhile.
+        """
+        if self._is_repeated(call):
+            return True
+        for holder in self.holders.values():
+            if (holder.resource, holder.owner, holder.entry) == (resource, owner, entry):
+                return self.release(holder.tokens[0], now_ms, owners, reason="released", call=call)
+        return None
+
+    def _is_repeated(self, call: str) -> bool:
+        return bool(call) and self.last_calls.get(call[:CALLER]) == call
 
     def is_held(self, token: str, now_ms: int, owners: Owners) -> bool:
         """Whether a request's permit is still its own."""

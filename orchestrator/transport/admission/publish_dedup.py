@@ -28,6 +28,27 @@ def publishes_now(keys: Keys) -> str:
     return keys.last_publishes(int(time.time() // PERIOD_S))
 
 
+class Callers:
+    """Names of this process' threads, each as long as a connection's: of each caller, Redis keeps the last call.
+
+    A thread that has ended leaves its name to a later one: there are as many as there were threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._pid, self._number = 0, 0
+
+    def here(self) -> str:
+        """The name of this thread."""
+        if self._pid != os.getpid():
+            # The first call, or the first one in a forked child.
+            self._number, self._pid = int.from_bytes(os.urandom(8)), os.getpid()
+        return f"{self._number ^ threading.get_ident():016x}"
+
+    def attempt(self, keys: Keys) -> Attempt:
+        """An attempt at a call of this thread."""
+        return Attempt(publishes_now(keys), self.here() + os.urandom(8).hex())
+
+
 class Unanswered(threading.local):
     """The publish of this thread whose answer was lost, if that was its last."""
 

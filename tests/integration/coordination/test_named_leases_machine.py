@@ -42,6 +42,9 @@ FAULTS = {
         "false then return ''",
     ),
     "a permit is released after its limit": Fault("if holder and is_past_limit(work, holder) then", "if false then"),
+    "a release whose answer was lost finds nothing held": Fault("first_answer(publishes, call) or ''", "''"),
+    "one answer is kept of all callers": Fault("publishes, token:sub(1, 16)", "publishes, 'last'"),
+    "a check-in whose answer was lost is refused": Fault("if answered then return answered end", ""),
     "a term ends for another reason": Fault("'reason', reason)", "'reason', 'lost')"),
     "a term is handed over to the dead": Fault(
         "ticket.o == candidate and still_waits(work, ticket)",

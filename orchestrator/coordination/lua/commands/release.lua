@@ -1,10 +1,12 @@
 -- Gives a permit back, or takes a request out of the line, and grants what is free to the next.
--- KEYS: leases. ARGV: root, kind, name, token, reason.
+-- KEYS: leases, hash of last publishes. ARGV: root, kind, name, token, reason, token of this call.
 -- Returns "FENCE OWNER" of the permit that has ended, '+' if it was entered again and is still held, or '' if it was not held, or not
--- any more: its limit had passed.
--- Costs: at most 100 tickets; 4 commands for a lease for which nobody waits.
+-- any more: its limit had passed. A repeated call returns its first answer.
+-- Costs: at most 100 tickets; 5 commands for a lease for which nobody waits.
 --- @include "clock"
-local root, kind, name, token, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+--- @include "last_calls"
+local publishes = KEYS[2]
+local root, kind, name, token, reason, call = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 if kind == 'lease' then
   -- Usually no request waits. This does the same as the rest of the script, without defining its functions.
   local state = root .. 'named:lease:' .. name
@@ -14,12 +16,16 @@ if kind == 'lease' then
     redis.call('SREM', root .. 'named-of:' .. known[3], token .. ' lease:' .. name)
     redis.call('PEXPIRE', state, 604800000)
     --- @event 'lease_ended', kind, name, known[3], known[4], reason
-    return known[4] .. ' ' .. known[3]
+    local said = known[4] .. ' ' .. known[3]
+    record_answer(publishes, call, said)
+    return said
   end
 end
 --- @include "named_leases"
 local work = work_on(root, kind, name)
 local holder, has_ended = release(work, token, reason)
 expire_unused(work)
-if not holder then return with_events('') end
-return with_events(has_ended and string.format('%.0f ', holder.f) .. holder.o or '+')
+if not holder then return with_events(first_answer(publishes, call) or '') end
+local said = has_ended and string.format('%.0f ', holder.f) .. holder.o or '+'
+record_answer(publishes, call, said)
+return with_events(said)
