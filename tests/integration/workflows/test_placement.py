@@ -81,10 +81,10 @@ def test_a_step_waits_for_an_agent_that_nobody_knows_yet(server: EmbeddedServer)
         _hosted(cluster)
         flow = Workflow("one", on_failure="continue")
         flow.step("page", Page(number=1), needs={"gpu"}, place_within_s=60)
-        flow.step("never", Page(number=2), needs={"tpu"}, place_within_s=0.5)
+        flow.step("never", Page(number=2), needs={"tpu"}, place_within_s=2)
         run = cluster.orchestrator.workflows.start(flow)
         no_agent = (
-            "unplaced: no living agent offers tpu: no agent is known that does; it fails 0.5 s after it could begin"
+            "unplaced: no living agent offers tpu: no agent is known that does; it fails 2 s after it could begin"
         )
         assert run.explain()[2] == f"never: {no_agent}"
         eventually(lambda: run.status().dead == 1)
