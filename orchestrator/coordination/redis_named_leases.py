@@ -332,16 +332,22 @@ class RedisNamedLeases(NamedLeases):
 
     def _last(self, name: str) -> tuple[str, Term | None]:
         """The id of the last entry about the election's terms, and the term as it is now."""
-        found = self._call("XREVRANGE", self._store.keys.named_terms(name), "+", "-", "COUNT", 1)
-        if not found:
-            return "0-0", None
-        term = self._term(name, found[0])
-        if not term.ended:
-            # What led may have ended, and nobody has asked since.
+        found = self._newest(name)
+        while found:
+            term = self._term(name, found[0])
+            if term.ended:
+                return stored_text(found[0][0]), term
             state = self.read(Kind.ELECTION, name)
-            if state is None or all(holder.fence != term.number for holder in state.holders):
-                term = replace(term, reason="lost", ended_s=term.since_s)
-        return stored_text(found[0][0]), term
+            if state is not None and any(holder.fence == term.number for holder in state.holders):
+                return stored_text(found[0][0]), term
+            read, found = found[0][0], self._newest(name)
+            if found and found[0][0] == read:
+                # What led has ended, and nobody has asked since. Otherwise it has ended just now, and more is known.
+                return stored_text(read), replace(term, reason="lost", ended_s=term.since_s)
+        return "0-0", None
+
+    def _newest(self, name: str) -> Any:
+        return self._call("XREVRANGE", self._store.keys.named_terms(name), "+", "-", "COUNT", 1)
 
     def _term(self, name: str, entry: Any) -> Term:
         with self._store.reading(self._store.keys.named_terms(name)):

@@ -337,3 +337,34 @@ def test_a_wait_that_is_interrupted_leaves_the_line(redis_url: str) -> None:
         stop.set()
         made.lease("a", wait_s=20).acquire()
     close(made)
+
+
+def test_a_leader_that_another_follows_while_it_is_asked_for_is_no_gap(redis_url: str) -> None:
+    """Regression: nobody seemed to lead, and the term that had been resigned was lost."""
+    made = make(redis_url)
+    leases: Any = made.runtime.redis.named_leases
+    election, read, led, stop = made.election("scheduler"), leases.read, threading.Event(), threading.Event()
+
+    def lead() -> int:
+        with election.campaign(wait_s=20) as leadership:
+            led.set()
+            stop.wait(20)
+            return leadership.number
+
+    with made.monitors.session():
+        first = election.campaign()
+        following = in_session(made, lead)
+        eventually(lambda: election.candidates())
+
+        def read_after_a_change(*of: Any) -> Any:
+            leases.read = read
+            assert first.resign()
+            assert led.wait(10)
+            return read(*of)
+
+        leases.read = read_after_a_change
+        leader = election.leader()
+        stop.set()
+        assert leader is not None
+        assert leader.number == following.result(10) > first.number
+    close(made)
