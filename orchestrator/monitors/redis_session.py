@@ -196,27 +196,35 @@ class RedisSession:
     # -- living
 
     def _live(self) -> None:
-        lease = self._lease
         while True:
             try:
-                reply = self._beat()
-                if reply is None:
-                    self._on_lease_lost()
+                if not self._beat_and_sweep():
                     return
-                since_sweep_ms, found = reply
-                is_asked = asks_for_sweep(since_sweep_ms, found)
-                if since_sweep_ms < 0:
-                    since_sweep_ms = lease.age_ms()
-                if is_asked or since_sweep_ms > to_ms(self._store.options.sweep_stale_s):
-                    sweep_as_fallback(self._sweeper, self._store.options, self.id, since_sweep_ms)
-                lease.record_reply()
-            except (RedisError, OSError) as error:
-                lease.record_failure(error)
             except Exception:
                 # Without a heartbeat it would be declared dead; no error may end it.
                 logger.exception("heartbeat of session %s failed", self.id)
-            if self._ended.wait(_RETRY_PAUSE_S if lease.away_since is not None else self._store.options.heartbeat_s):
+            is_away = self._lease.away_since is not None
+            if self._ended.wait(_RETRY_PAUSE_S if is_away else self._store.options.heartbeat_s):
                 return
+
+    def _beat_and_sweep(self) -> bool:
+        """Send a heartbeat, and sweep if a sweep is needed; returns whether the session has its lease still."""
+        lease = self._lease
+        try:
+            reply = self._beat()
+            if reply is None:
+                self._on_lease_lost()
+                return False
+            since_sweep_ms, found = reply
+            is_asked = asks_for_sweep(since_sweep_ms, found)
+            if since_sweep_ms < 0:
+                since_sweep_ms = lease.age_ms()
+            if is_asked or since_sweep_ms > to_ms(self._store.options.sweep_stale_s):
+                sweep_as_fallback(self._sweeper, self._store.options, self.id, since_sweep_ms)
+            lease.record_reply()
+        except (RedisError, OSError) as error:
+            lease.record_failure(error)
+        return True
 
     def _beat(self) -> tuple[int, int] | None:
         """Send one heartbeat; ``None`` if the lease is gone.

@@ -306,16 +306,20 @@ class Incarnation:
             if self.fenced and self._end_recorded:
                 continue
             try:
-                if self.fenced:
-                    self._record_end()
-                else:
-                    self._beat_and_check()
-            except (RedisError, OSError) as error:
-                with self._lock:
-                    lease.record_failure(error)
+                self._beat_or_record_failure()
             except Exception:
                 # Without a heartbeat this worker would be declared dead; no error may end it.
                 logger.exception("heartbeat of incarnation %s failed", self.id)
+
+    def _beat_or_record_failure(self) -> None:
+        try:
+            if self.fenced:
+                self._record_end()
+            else:
+                self._beat_and_check()
+        except (RedisError, OSError) as error:
+            with self._lock:
+                self._heartbeat.lease.record_failure(error)
 
     def _beat_and_check(self) -> None:
         reply = self._beat()
