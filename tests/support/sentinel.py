@@ -46,10 +46,15 @@ class Watched:
             answer: Any = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
             return int(answer[1])
 
-    def lose_the_primary(self) -> None:
-        """Kill the primary once the replica has all that it has."""
+    def fail_over(self) -> None:
+        """Kill the primary once the replica has all that it has, and wait until that is the primary.
+
+        Of a failover that it has to give up, Sentinel begins another after 6 s; and one that has not had its turn for
+        2 s does nothing for 30 s ("tilt").
+        """
         wait_until_replicated(self.primary.url)
         self.primary.kill()
+        eventually(lambda: self.primary_port() == self.replica.port, 60)
 
 
 @contextlib.contextmanager
@@ -60,6 +65,8 @@ def watched_pair() -> Iterator[Watched]:
         EmbeddedServer(config={**_AT_ONCE, "replicaof": f"{LOOPBACK} {primary.port}"}, password=PASSWORD) as replica,
         tempfile.TemporaryDirectory(prefix="sentinel-") as directory,
     ):
+        # Sentinel asks at once, and then every 10 s.
+        wait_until_replicated(primary.url)
         port = free_port()
         configuration = Path(directory) / "sentinel.conf"
         configuration.write_text(
@@ -74,7 +81,7 @@ def watched_pair() -> Iterator[Watched]:
         )
         try:
             with redis.Redis(port=port) as sentinel:
-                eventually(lambda: _sees_replica(sentinel))
+                eventually(lambda: _sees_replica(sentinel), 30)
             yield Watched(primary, replica, port)
         finally:
             process.kill()

@@ -9,8 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from orchestrator.embedded import EmbeddedServer
 from tests.support.bare_broker import BareBroker, worker
 from tests.support.eventually import eventually
+
+
+@pytest.fixture
+def broker(own_redis_server: EmbeddedServer) -> Iterator[BareBroker]:
+    """On a server of its own: threads of earlier tests may connect to the shared one."""
+    broker = BareBroker(own_redis_server.url)
+    yield broker
+    broker.close()
 
 
 def connections(broker: BareBroker) -> set[str]:

@@ -151,8 +151,7 @@ def test_everything_goes_on_after_a_failover_by_sentinel() -> None:
             orchestrator = failover_app.make(watched.url, master_name=MASTER)
             uses(orchestrator, adder)
             living = adder.incarnation
-            watched.lose_the_primary()
-            eventually(lambda: watched.primary_port() == watched.replica.port)
+            watched.fail_over()
             uses(orchestrator, adder)
             with redis.Redis.from_url(watched.replica.url, decode_responses=True) as replica:
                 assert living in replica.zrange("orc:leases", 0, -1), adder.log()

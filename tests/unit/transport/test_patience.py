@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from time import monotonic
+from types import SimpleNamespace
 
 import pytest
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.transport.redis import patience
 from orchestrator.transport.redis.patience import outlast
 
 
@@ -24,11 +26,20 @@ class Away:
         raise self.error
 
 
-def test_it_pauses_longer_and_longer() -> None:
+def test_it_pauses_longer_and_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    class Pause:
+        def wait(self, seconds: float) -> None:
+            pauses.append(seconds)
+
+    monkeypatch.setattr(patience, "threading", SimpleNamespace(Event=Pause))
+    monkeypatch.setattr(patience, "monotonic", lambda: sum(pauses))
     away = Away(RedisConnectionError("refused"))
     with pytest.raises(RedisConnectionError):
-        outlast(monotonic() + 1, away)
-    assert 2 <= away.asked <= 8
+        outlast(4.0, away)
+    assert pauses == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 0.45])
+    assert away.asked == len(pauses) + 1
 
 
 def test_it_is_asked_once_when_the_time_has_passed() -> None:
