@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from math import inf, nan
 from pathlib import Path
+from struct import pack
 from time import monotonic, sleep
 from typing import Any
 
@@ -35,6 +36,7 @@ _TIMEOUT_S = 120.0
 
 #: A supervisor that takes longer to answer is suspended, or hangs.
 _ANSWER_S = 30.0
+_NO_ANSWER = "the supervisor does not answer within {:g} s"
 
 #: Operations after which the command waits for what they bring about.
 _WAITED_FOR = ("start", "stop", "restart", "reset", "scale", "add", "remove")
@@ -127,14 +129,22 @@ class Client:
 
     def __init__(self, directory: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(_ANSWER_S)
+        # Where many others are waiting to be let in, connecting waits for its turn, and no longer than this. With
+        # Python's time-out it would be refused at once.
+        seconds, rest = divmod(_ANSWER_S, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, pack("@ll", int(seconds), int(rest * 1e6)))
         try:
             here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 self._socket.connect(short_path(here, SOCKET))
             finally:
                 os.close(here)
+            self._socket.settimeout(_ANSWER_S)
+        except BlockingIOError as error:
+            self._socket.close()
+            raise NoAnswer(_NO_ANSWER.format(_ANSWER_S)) from error
         except OSError as error:
+            self._socket.close()
             raise NoSupervisor(f"no supervisor runs with {directory}: {error.strerror}") from error
         user = user_of_peer(self._socket)
         if os.getuid() not in (0, user) and user != 0:
@@ -150,7 +160,7 @@ class Client:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             line = self._file.readline()
         except TimeoutError as error:
-            raise NoAnswer(f"the supervisor does not answer within {_ANSWER_S:g} s") from error
+            raise NoAnswer(_NO_ANSWER.format(_ANSWER_S)) from error
         except OSError as error:
             raise NoSupervisor(str(error)) from error
         # Half a line if it was killed while it answered.

@@ -97,6 +97,8 @@ class AckPipeline:
         self._unread: deque[_PostedCommand] = deque()
         #: Scripts that found a key of another type; run again when somebody may have moved it away.
         self._waiting: deque[_PostedCommand] = deque()
+        #: When these are run again, whatever else is sent until then.
+        self._repeat_at = 0.0
         self._broken_key_logged = ""
         self._loaded_on: Any = None
         self._cork: Cork | None = None
@@ -322,7 +324,10 @@ class AckPipeline:
             raise RedisConnectionError(str(error)) from error
         elif is_wrong_type(error) and posted.script is not None and len(self._waiting) < _MOST_WAITING:
             # Not at once, and not before what other mailboxes settle meanwhile.
-            self._waiting.append(posted)
+            with self._mutex:
+                if not self._waiting:
+                    self._repeat_at = monotonic() + _BROKEN_KEY_PAUSE_S
+                self._waiting.append(posted)
             self._log_broken_key(posted, error)
             self._wake.set()
         elif posted.refused < _REFUSALS:
@@ -373,7 +378,8 @@ class AckPipeline:
     def _flush_in_time(self) -> None:
         pause = threading.Event()
         while not self._closed.is_set():
-            if not self._wake.wait(_BROKEN_KEY_PAUSE_S if self._waiting else None):
+            self._wake.wait(max(0.0, self._repeat_at - monotonic()) if self._waiting else None)
+            if self._waiting and monotonic() >= self._repeat_at:
                 self._repeat_waiting()
             if self._closed.is_set():
                 return

@@ -180,6 +180,24 @@ def test_a_worker_repeats_it_until_the_key_is_gone_and_names_it_once(
     assert "delete it: Error running script" in caplog.text
 
 
+def test_a_worker_that_is_busy_repeats_it_too(broker: BareBroker, caplog: pytest.LogCaptureFixture) -> None:
+    """Regression: it was repeated after a second with nothing to send, so a busy worker never did."""
+    stream, entry = held(broker)
+    pool: Any = redis.ConnectionPool.from_url(broker.url)
+    pipeline = AckPipeline(pool, flush_s=0.01, flush_count=64, group=GROUP)
+    script, keys, args = _dead_letter(broker, stream, entry)
+    with junk_at(broker, "orc:dead-letters"):
+        pipeline.post(script, keys, args)
+        eventually(lambda: "Redis refused dead_letter" in caplog.text)
+
+    def is_put_while_others_are_settled() -> bool:
+        pipeline.ack(stream, broker.store.keys.ledger(QUEUE), "handled", "1-1")
+        return places(broker) == ["letter"]
+
+    eventually(is_put_while_others_are_settled)
+    assert pipeline.close(wait_s=1.0)
+
+
 def test_what_waits_in_a_lane_stays_there_if_its_mailbox_is_of_another_type(broker: BareBroker) -> None:
     """Regression: it was taken out of its lane and put nowhere."""
     k = broker.store.keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -77,6 +78,45 @@ def test_a_supervisor_that_does_not_answer(
     directory = serve(lambda _: None)
     assert tree(directory) == 4
     assert capsys.readouterr().err == "error: the supervisor does not answer within 0.1 s\n"
+
+
+def _fill_the_queue(stack: contextlib.ExitStack, path: Path) -> int:
+    """Connect until the server has to let one in first; returns how many are connected."""
+    for count in range(100):
+        client = stack.enter_context(socket.socket(socket.AF_UNIX))
+        client.setblocking(False)
+        try:
+            client.connect(str(path))
+        except BlockingIOError:
+            return count
+    raise AssertionError("the queue has no end")
+
+
+def test_a_supervisor_that_lets_nobody_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it was said that none runs."""
+    monkeypatch.setattr(tree_command, "_ANSWER_S", 0.1)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(str(tmp_path / SOCKET))
+        server.listen(1)
+        _fill_the_queue(stack, tmp_path / SOCKET)
+        assert tree(tmp_path) == 4
+    assert capsys.readouterr().err == "error: the supervisor does not answer within 0.1 s\n"
+
+
+def test_a_supervisor_that_lets_others_in_first(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: a command was turned away at once, while commands that hung were let in."""
+    with contextlib.ExitStack() as stack:
+        before = _fill_the_queue(stack, tmp_path / SOCKET)
+        letting_in = threading.Timer(0.05, lambda: [serve(answer) for _ in range(before + 1)])
+        letting_in.start()
+        assert tree(tmp_path) == 0
+        letting_in.join()
+    assert "starting" in capsys.readouterr().out
 
 
 def test_a_tree_whose_supervisor_hangs_has_not_ended(
