@@ -25,6 +25,7 @@ from orchestrator.schedules.housekeeping_message import HousekeepingRounds
 from orchestrator.schedules.redis import scripts
 from orchestrator.schedules.redis.scripts import Advance, Call, Written
 from orchestrator.telemetry import emit, events, has_handlers
+from orchestrator.transport.admission.publish_dedup import new_attempt
 from orchestrator.transport.redis.command_connection import CommandConnection
 
 logger = get_logger(__name__)
@@ -283,6 +284,7 @@ class Firing:
             rev=rev,
             why=json.dumps({"why": why}),
             most_history=self._most_history,
+            attempt=new_attempt(self._keys),
         )
         self._commands.run(*call)
 

@@ -21,6 +21,7 @@ from orchestrator.schedules.history import HistoryEntry, entry_of
 from orchestrator.schedules.redis import scripts
 from orchestrator.schedules.redis.stored_state import change_of
 from orchestrator.schedules.redis.writing import NextAfterOf, ScheduleWriter
+from orchestrator.sending.lost_answers import again_if_lost
 from orchestrator.transport.admission.flow_control import refusal
 from orchestrator.transport.store import Store
 
@@ -88,7 +89,7 @@ class RedisSchedules(ScheduleWriter):
         call = scripts.send_for_schedule(
             store.keys, definition.id, messages, token=secrets.token_hex(12), most_history=self._most_history
         )
-        accepted, why = store.run(*call)
+        accepted, why = again_if_lost(lambda: store.run(*call))
         if accepted < 0:
             raise UnknownSchedule(definition.id)
         if why:

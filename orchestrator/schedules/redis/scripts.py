@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from orchestrator.core.keys import Keys
+from orchestrator.transport.redis.commands import Attempt
 from orchestrator.transport.redis.scripts import Script, script_of
 
 #: The script, its keys and its arguments, for ``store.run(*call)``.
@@ -153,9 +154,11 @@ def fire(keys: Keys, advances: Iterable[Advance], *, most_history: int, again_ms
     return _script("fire"), [], args
 
 
-def declare_schedules(keys: Keys, declarations: Iterable[Declaration], *, most: int, most_history: int) -> Call:
+def declare_schedules(
+    keys: Keys, declarations: Iterable[Declaration], *, most: int, most_history: int, attempt: Attempt
+) -> Call:
     """Add schedules, or change their definitions; at most :data:`MOST_AT_ONCE`."""
-    args: list[Any] = [keys.root, most, most_history]
+    args: list[Any] = [keys.root, most, most_history, attempt.token]
     for one in declarations:
         args += (
             one.id,
@@ -167,7 +170,7 @@ def declare_schedules(keys: Keys, declarations: Iterable[Declaration], *, most: 
             "1" if one.bound else "",
         )
         one.change.write(args)
-    return _script("declare_schedules"), [keys.schedules, keys.leases], args
+    return _script("declare_schedules"), [keys.schedules, keys.leases, attempt.key], args
 
 
 def change_schedule(
@@ -180,11 +183,13 @@ def change_schedule(
     why: str = "",
     due_ms: int | None = None,
     change: Change = NOTHING,
+    attempt: Attempt,
 ) -> Call:
     """Change a schedule's state ('change'), set it aside ('set_aside'), or remove it ('remove')."""
-    args: list[Any] = [keys.root, most_history, schedule_id, _or_empty(rev), action, why, _or_empty(due_ms)]
+    own = _or_empty(rev), action, why, _or_empty(due_ms), attempt.token
+    args: list[Any] = [keys.root, most_history, schedule_id, *own]
     change.write(args)
-    names: list[Any] = [keys.schedule(schedule_id), keys.schedules, keys.schedules_broken]
+    names: list[Any] = [keys.schedule(schedule_id), keys.schedules, keys.schedules_broken, attempt.key]
     if not schedule_id.isascii():
         # An id that is not UTF-8 has its bytes as surrogates.
         args[2], names[0] = (one.encode("utf-8", "surrogateescape") for one in (schedule_id, names[0]))

@@ -13,12 +13,15 @@ from orchestrator.core.schedules.definition_json import encode_definition
 from orchestrator.core.schedules.rule import begin, update
 from orchestrator.core.schedules.state import Decision, ScheduleState
 from orchestrator.core.schedules.triggers import Foreign, SteppedTimes, Times
+from orchestrator.core.stored_values import stored_text
 from orchestrator.schedules.declared.celery_schedules import NextAfter
 from orchestrator.schedules.redis import scripts
 from orchestrator.schedules.redis.reading import ScheduleReader
 from orchestrator.schedules.redis.scripts import MOST_AT_ONCE, Declaration
 from orchestrator.schedules.redis.stored import StoredSchedule
 from orchestrator.schedules.redis.stored_state import change_of
+from orchestrator.sending.lost_answers import again_if_lost
+from orchestrator.transport.admission.publish_dedup import new_attempt
 from orchestrator.transport.store import Store
 
 #: A change that another one has overtaken is computed again, at most this often.
@@ -89,9 +92,11 @@ class ScheduleWriter(ScheduleReader):
             last = last_ms(definition.id)
             declarations.append(self._declaration(definition, next_after, before, owner, mode, now_ms, last))
         store = self.store
-        reply = store.run(
-            *scripts.declare_schedules(store.keys, declarations, most=self._most, most_history=self._most_history)
+        attempt = new_attempt(store.keys)
+        call = scripts.declare_schedules(
+            store.keys, declarations, most=self._most, most_history=self._most_history, attempt=attempt
         )
+        reply = again_if_lost(lambda: store.run(*call))
         statuses = []
         for one, (_, raw) in zip(declarations, reply, strict=True):
             status = raw.decode()
@@ -203,8 +208,9 @@ class ScheduleWriter(ScheduleReader):
 
     def _run_change(self, schedule_id: str, action: str, **options: Any) -> str:
         store = self.store
-        call = scripts.change_schedule(store.keys, schedule_id, action, most_history=self._most_history, **options)
-        return str(store.run(*call)[1].decode())
+        own = {"most_history": self._most_history, "attempt": new_attempt(store.keys), **options}
+        call = scripts.change_schedule(store.keys, schedule_id, action, **own)
+        return stored_text(again_if_lost(lambda: store.run(*call))[1])
 
     def retire_owner(self, incarnation: str) -> list[str]:
         """Remove the schedules of an incarnation that has ended; returns their ids.

@@ -28,6 +28,14 @@ def publishes_now(keys: Keys) -> str:
     return keys.last_publishes(int(time.time() // PERIOD_S))
 
 
+def new_attempt(keys: Keys, caller: str = "") -> Attempt:
+    """An attempt at a call, by which the scripts recognise it when it is repeated.
+
+    ``caller`` names who has its last call recorded; without one the call is, for calls that are rare.
+    """
+    return Attempt(publishes_now(keys), caller + os.urandom(8).hex())
+
+
 class Callers:
     """Names of this process' threads, each as long as a connection's: of each caller, Redis keeps the last call.
 
@@ -46,7 +54,7 @@ class Callers:
 
     def attempt(self, keys: Keys) -> Attempt:
         """An attempt at a call of this thread."""
-        return Attempt(publishes_now(keys), self.here() + os.urandom(8).hex())
+        return new_attempt(keys, self.here())
 
 
 class Unanswered(threading.local):
@@ -59,7 +67,7 @@ class Unanswered(threading.local):
         before, self._said = self._said, None
         if before is not None and before[0] == said:
             return before[1]
-        return Attempt(publishes_now(keys), connection + os.urandom(8).hex())
+        return new_attempt(keys, connection)
 
     def lost(self, said: Hashable, attempt: Attempt) -> None:
         """There was no answer to that."""

@@ -1,15 +1,18 @@
 -- Adds schedules, or changes their definitions.
--- KEYS: schedules, leases.
--- ARGV: root, most schedules there may be, most entries of the history, then for each: id, owner or '', mode ('add': must not exist; 'keep': what exists stays; 'replace'),
+-- KEYS: schedules, leases, hash of last publishes.
+-- ARGV: root, most schedules there may be, most entries of the history, token of this call, then for each: id, owner or '', mode ('add': must not exist; 'keep': what exists stays; 'replace'),
 -- revision of the one that exists or '' if there is none or its state cannot be read, definition, when it is due next or '' if never, '1' if only a scheduler whose code declares it may fire
 -- it; the decision (see schedule_changes.lua).
 -- A definition that is the same changes nothing, unless it was set aside as broken.
--- Returns {revision, status} for each: 'added', 'changed', 'kept', 'exists', 'stale', 'full', 'dead' (its owner is).
+-- Returns {revision, status} for each: 'added', 'changed', 'kept', 'exists', 'stale', 'full', 'dead' (its owner is). A repeated call returns
+-- its first answer.
 -- Costs: at most 50 schedules, which the caller sees to.
 --- @include "schedules"
-local definitions, leases = KEYS[1], KEYS[2]
-local root, most, most_entries = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local FIRST, FIXED = 4, 7
+local definitions, leases, publishes = KEYS[1], KEYS[2], KEYS[3]
+local root, most, most_entries, token = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local FIRST, FIXED = 5, 7
+local answered = redis.call('HGET', publishes, token)
+if answered then return cjson.decode(answered) end
 local totals, is_changed = {}, false
 
 local function declare(at)
@@ -65,5 +68,8 @@ while at <= #ARGV do
   at = schedules.after_decision(at + FIXED)
 end
 schedules.add_totals(root, totals)
-if is_changed then schedules.ring(root) end
+if is_changed then
+  schedules.ring(root)
+  schedules.record_answer(publishes, token, cjson.encode(out))
+end
 return with_events(out)

@@ -1,8 +1,8 @@
 -- Accepts messages of a schedule beside its due times: a trigger, or a part of a backfill.
 -- KEYS: its state, schedules, mark of this request.
 -- ARGV: root, id, most entries of the history, then for each: queue, level, message, the decision (see schedule_changes.lua).
--- Returns {number accepted, why not the others (see admission.lua) or ''}; -1 if there is no such schedule. A repeated request returns the number
--- again. Without a queue the caller has sent the message itself.
+-- Returns {number accepted, why not the others (see admission.lua) or ''}; -1 if there is no such schedule. A repeated request that has accepted
+-- something returns the same again. Without a queue the caller has sent the message itself.
 -- Costs: at most 50 messages and 1 MB, which the caller sees to.
 --- @include "mailbox_entry"
 --- @include "script_events"
@@ -11,9 +11,9 @@
 local state, definitions, request = KEYS[1], KEYS[2], KEYS[3]
 local root, id, most = ARGV[1], ARGV[2], ARGV[3]
 local FIRST, FIXED = 4, 3
-if redis.call('HEXISTS', definitions, id) == 0 then return {-1, ''} end
 local done = redis.call('GET', request)
-if done then return {tonumber(done), ''} end
+if done then return cjson.decode(done) end
+if redis.call('HEXISTS', definitions, id) == 0 then return {-1, ''} end
 local totals, accepted, refusal = {}, 0, ''
 local at = FIRST
 while at <= #ARGV do
@@ -38,6 +38,6 @@ while at <= #ARGV do
   schedules.write(root, most, totals, state, id, at + FIXED)
   at = schedules.after_decision(at + FIXED)
 end
-redis.call('SET', request, accepted, 'PX', 900000)
+if accepted > 0 or refusal == '' then redis.call('SET', request, cjson.encode({accepted, refusal}), 'PX', 900000) end
 schedules.add_totals(root, totals)
 return with_events({accepted, refusal})
