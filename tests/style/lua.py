@@ -2,7 +2,7 @@
 
 A script may use no global but Redis' own and set none. Problems are also: a local that is not used or is declared
 twice in a block, an include that is not needed, a function of an include that no script uses, and a command whose
-header leaves something out.
+header leaves something out, or has a key without a name.
 """
 
 from __future__ import annotations
@@ -218,6 +218,9 @@ def problems() -> Iterator[str]:
         if path in files.commands:
             header = re.split("^(?!-- )", text, maxsplit=1, flags=re.MULTILINE)[0]
             yield from (f"{path}: the header does not say {part!r}" for part in _HEADER if part not in header)
+            # A user who may use the library's keys only may call no script with one that has no name.
+            if "or ''" in header.partition("KEYS:")[2].partition("ARGV:")[0]:
+                yield f"{path}: a key that is not needed is left out, and not ''"
             unused.update(name for name in _top_level(text) if not top[name])
         yield from (f"{path}: global {name!r}" for name in dict.fromkeys(resolver.undefined))
         yield from (f"{path}: {name!r} is not used" for name in sorted(unused))

@@ -44,8 +44,11 @@ def control_run(
 
     A call with the ``attempt`` of an earlier one gets the answer of that.
     """
-    publishes, token = ("", "") if attempt is None else (attempt.key, attempt.token)
-    return _script("control_run"), [keys.run(uid), keys.timers, publishes], [uid, token, action, value, payload]
+    names, token = [keys.run(uid), keys.timers], ""
+    if attempt is not None:
+        token = attempt.token
+        names.append(attempt.key)
+    return _script("control_run"), names, [uid, token, action, value, payload]
 
 
 def delete_run(keys: Keys, uid: str, attempt: Attempt, *, force: bool = False) -> Call:

@@ -134,7 +134,8 @@ def broadcast(
         texts: the compensations.
     """
     head = [part, keys.root, "1" if all_or_nothing else "0", group_ms, nonce, ahead, len(texts), *texts]
-    return "broadcast", [keys.leases, group, publishes], [*head, *chain.from_iterable(copies)]
+    names = [keys.leases, publishes, *([group] if group else [])]
+    return "broadcast", names, [*head, *chain.from_iterable(copies)]
 
 
 def _delayed(keys: Keys, queue: str) -> list[str]:

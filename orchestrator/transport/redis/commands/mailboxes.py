@@ -110,8 +110,8 @@ def find_delivery(
             keys.outcome(delivery),
             keys.delayed(queue),
             keys.delayed_bodies(queue),
-            stream,
             keys.cancelling,
+            *([stream] if stream else []),
         ],
         [GROUP, delivery, outcome, ttl_ms, begin, count],
     )

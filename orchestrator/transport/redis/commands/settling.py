@@ -62,7 +62,7 @@ def dead_letter(
     """
     return (
         "dead_letter",
-        [stream, keys.ledger(queue), keys.outcome(delivery) if delivery else ""],
+        [stream, keys.ledger(queue), *([keys.outcome(delivery)] if delivery else [])],
         [GROUP, entry, keys.root, queue, letter, reason, error, fingerprint, outcome[:-1], ttl_ms, *celery_error],
     )
 

@@ -1,5 +1,5 @@
 -- Pauses, resumes, cancels or compensates a run, or has it notice an event or a time.
--- KEYS: run, timers, hash of last publishes. ARGV: uid; token of this call, or '' of `time`; action: `pause`, `resume`, `cancel`,
+-- KEYS: run, timers; except of `time` also the hash of last publishes. ARGV: uid; token of this call, or ''; action: `pause`, `resume`, `cancel`,
 -- `compensate`, `retry`, `post` or `time`; of `pause` and `resume` `workflow` if all runs of its workflow are meant, else ''; of `cancel` '1' if it
 -- compensates; of `post` the event and its payload as JSON; of `time` the step, or `deadline`; of `retry` the step.
 -- Returns what it came to: `done`, `too late` if the run has ended, `not paused`, `paused already`, `cancelled already`, `unknown`; of a
@@ -12,11 +12,11 @@
 --- @include "runs"
 local run_key, timers, publishes = KEYS[1], KEYS[2], KEYS[3]
 local uid, token, action, value, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local answered = token ~= '' and redis.call('HGET', publishes, token)
+local answered = publishes and redis.call('HGET', publishes, token)
 if answered then return {answered, 1} end
 
 local function answer(said, left)
-  if token ~= '' then
+  if publishes then
     redis.call('HSET', publishes, token, said)
     redis.call('PEXPIRE', publishes, 900000)
   end

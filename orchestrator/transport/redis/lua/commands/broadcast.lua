@@ -1,7 +1,7 @@
 -- Accepts a message for each of many mailboxes, in one step. A mailbox without a living consumer, a full one and one with an
 -- open breaker take none; `all` says whether that stops the others too. A broadcast that may leave some out comes in parts, each
 -- a step of its own.
--- KEYS: leases, group or '' (of a broadcast with a compensation), hash of last publishes.
+-- KEYS: leases, hash of last publishes; of a broadcast with a compensation also its group.
 -- ARGV: the part's id, root, '1' for all or nothing, ms a group lives, nonce, by how much the group's number of pending copies
 -- is to differ from those accepted here, number of texts, texts…, then of each recipient: queue, level, message, delivery's id,
 -- member or ''.
@@ -13,7 +13,7 @@
 --- @include "dead_letters"
 --- @include "admission"
 --- @include "is_served"
-local leases, group, publishes = KEYS[1], KEYS[2], KEYS[3]
+local leases, publishes, group = KEYS[1], KEYS[2], KEYS[3]
 local id, root, all, group_ttl_ms, nonce = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4], ARGV[5]
 local ahead, texts = tonumber(ARGV[6]), tonumber(ARGV[7])
 local FIRST_TEXT, PER_RECIPIENT = 8, 5
@@ -69,7 +69,7 @@ for r = 1, recipients do
     accepted = accepted + 1
   end
 end
-if group ~= '' and accepted + ahead ~= 0 then
+if group and accepted + ahead ~= 0 then
   -- As long as parts are to come the group has one more pending copy than there are, so that it does not end.
   if redis.call('HINCRBY', group, 'pending', accepted + ahead) <= 0 then
     redis.call('DEL', group, group .. ':handled')

@@ -1,5 +1,5 @@
 -- Ends a delivery as a dead letter that holds the message byte for byte.
--- KEYS: stream, ledger, outcome or ''.
+-- KEYS: stream, ledger; where an outcome is recorded also its key.
 -- ARGV: group, entry id, root, queue, letter as JSON, reason, error type, fingerprint or '', outcome as JSON without its
 -- closing brace, ms to keep the outcome; and where Celery does not know of it, error class and text for it.
 -- Returns the letter's id; 0 if the entry is no longer pending, which counts as duplicated.
@@ -23,10 +23,10 @@ if not entry then
 end
 local m, d, _, r, s = fields(entry)
 -- An outcome's key is the root, `outcome:`, and the delivery.
-local delivery = outcome_key ~= '' and outcome_key:sub(#root + 9) or nil
+local delivery = outcome_key and outcome_key:sub(#root + 9)
 local id = add_dead_letter(root, queue, m, d, r, letter, reason, error_type, fingerprint, s, delivery)
 add_count_afterwards(ledger, 'dead', 1)
-if outcome_key ~= '' then record(outcome_key, outcome .. ',"letter_id":"' .. id .. '"}', ttl_ms, 'dead') end
+if outcome_key then record(outcome_key, outcome .. ',"letter_id":"' .. id .. '"}', ttl_ms, 'dead') end
 end_attempts(ledger, stream, {entry_id})
 if celery_error then end_for_celery(ledger, m, 'FAILURE', celery_error, celery_text) end
 breaker_dead(flow_of(ledger), reason, m)

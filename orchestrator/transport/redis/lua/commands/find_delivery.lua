@@ -1,6 +1,6 @@
 -- Looks for a delivery among some of a mailbox' messages; with an outcome, removes it while no worker holds it, and records that
 -- it was cancelled in the same step. A claimed message is marked instead, and is not tried again (see cancel_mark.lua).
--- KEYS: ledger, outcome, delayed, bodies, the stream to look through or '', cancelling.
+-- KEYS: ledger, outcome, delayed, bodies, cancelling, the stream to look through; without one it looks through what is not yet due.
 -- ARGV: group, delivery id, outcome as JSON or '' to look only, ms to keep it, where to begin, how many to look at.
 -- Returns {'ended'}, {'removed'}, {'scheduled', message, deaths}, {'waiting', message, deaths},
 -- {'held', message, consumer, its delivery counter, deaths}, {'on', where to continue} or {'none'}.
@@ -10,7 +10,7 @@
 --- @include "script_events"
 --- @include "outcome_hooks"
 --- @include "lineage"
-local ledger, outcome_key, delayed, bodies, stream, cancelling = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local ledger, outcome_key, delayed, bodies, cancelling, stream = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local group, delivery, outcome, ttl_ms, begin_at = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local count = tonumber(ARGV[6])
 if redis.call('EXISTS', outcome_key) == 1 then return {'ended'} end
@@ -26,7 +26,7 @@ local function cancelled(m, d)
   return with_events({'removed'})
 end
 local bytes = 0
-if stream == '' then
+if not stream then
   local first = tonumber(begin_at)
   local members = redis.call('ZRANGE', delayed, first, first + count - 1)
   for at, member in ipairs(members) do
