@@ -155,7 +155,7 @@ class Small(_Base):
 
 class Patient(_Base):
     name = "patient"
-    mailbox = Mailbox(limit=3, overflow="block", block_s=0.2)
+    mailbox = Mailbox(limit=3, overflow="block", block_s=30)
 
 
 class Newest(_Base):

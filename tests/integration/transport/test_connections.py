@@ -69,7 +69,7 @@ def test_a_user_with_few_rights_over_a_unix_socket_with_a_prefix(server: Embedde
         eventually(lambda: set(record.done()) == {"now", "low", "later"}, describe=w.log)
         incarnation = f"app:orc:incarnation:{w.incarnation}"
         eventually(lambda: admin.redis.hget(incarnation, "heart"), describe=w.log)
-        replies = admin.app.control.inspect(timeout=5, limit=1).ping()
+        replies = admin.app.control.inspect(timeout=20, limit=1).ping()
         assert list(replies.values()) == [{"ok": "pong"}]
         assert "se/cret" not in w.log()
         assert "se%2Fcret" not in w.log()

@@ -119,6 +119,8 @@ def test_a_sender_that_blocks_gets_the_room_there_is_in_time(cluster: Orchestrat
     cluster.send("patient", Work())
     gone.join(10)
     cluster.send("patient", Work())
+    store = cluster.runtime.store
+    store.client.hset(store.keys.flow("patient"), "block_ms", 50)
     with pytest.raises(MailboxFull):
         cluster.send("patient", Work())
     assert row(cluster, "patient").accepted == 5

@@ -55,7 +55,8 @@ def test_every_worker_consumes_again_when_the_network_is_back(broker: BareBroker
         eventually(lambda: all("Redis" in worker.log().partition("ready.")[2] for worker in workers.values()), 15)
         assert not any(name.startswith("meanwhile") for name in broker.done())
         network.heal()
-        everybody_runs("after", 15)
+        # By now, Celery pauses for up to 8 s between two attempts to connect.
+        everybody_runs("after", 30)
         eventually(lambda: {f"meanwhile {pool}" for pool in POOLS} <= set(broker.done()))
         eventually(lambda: broker.ledger().pending == 0)
         assert broker.ledger().lost == 0

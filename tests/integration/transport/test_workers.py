@@ -39,7 +39,7 @@ def test_rubbish_in_the_channel_of_remote_control_does_not_part_a_worker_from_it
         eventually(lambda: broker.app.control.ping(timeout=1, limit=1), timeout_s=40, describe=w.log)
         for rubbish in ("", "{}", "[]", "null", '"x"', '{"properties": 1}', '{"body": "x", "properties": {}}'):
             assert broker.redis.publish(channel, rubbish) == 1
-        assert broker.app.control.ping(timeout=10, limit=1), w.log()
+        assert broker.app.control.ping(timeout=20, limit=1), w.log()
         broker.send("note", "x")
         eventually(lambda: broker.done() == {"x": 1}, timeout_s=40, describe=w.log)
         assert "Connection to broker lost" not in w.log()
@@ -52,7 +52,7 @@ def test_without_prefetching_only_what_runs_is_held(broker: BareBroker) -> None:
     with worker(broker, pool="threads", concurrency=1, arguments=("--disable-prefetch",)) as w:
         eventually(lambda: broker.began() == ["h0"], describe=w.log)
         # It answers only once it has been round its event loop again.
-        broker.app.control.inspect(timeout=10, limit=1).ping()
+        broker.app.control.inspect(timeout=20, limit=1).ping()
         row = broker.ledger()
         assert (row.held, row.ready) == (1, 2)
         broker.go("h0", "h1", "h2")

@@ -201,7 +201,7 @@ def test_an_unknown_task_is_a_dead_letter_and_a_failure(cluster: Cluster) -> Non
 
 
 def test_inspect_and_ping_answer(cluster: Cluster) -> None:
-    inspect = cluster.orchestrator.app.control.inspect(timeout=5, limit=1)
+    inspect = cluster.orchestrator.app.control.inspect(timeout=WAIT_S, limit=1)
     (node,) = inspect.ping()
     assert "plain.add" in inspect.registered()[node]
     assert {queue["name"] for queue in inspect.active_queues()[node]} >= {"worker", "celery"}
