@@ -103,6 +103,20 @@ def own_redis_server() -> Iterator[EmbeddedServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def counted_server() -> Iterator[EmbeddedServer]:
+    """A Redis of a module that counts its commands: what threads of earlier modules send is not among them."""
+    with EmbeddedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def counted_url(counted_server: EmbeddedServer) -> str:
+    """The URL of an empty database there."""
+    empty(counted_server.url)
+    return counted_server.url
+
+
 @pytest.fixture
 def redis_url(redis_server: EmbeddedServer) -> str:
     """The URL of an empty database on the shared server."""

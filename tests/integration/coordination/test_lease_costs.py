@@ -16,8 +16,8 @@ from tests.support.eventually import eventually
 
 
 @pytest.fixture
-def orchestrator(redis_url: str) -> Iterator[Orchestrator]:
-    made = make(redis_url)
+def orchestrator(counted_url: str) -> Iterator[Orchestrator]:
+    made = make(counted_url)
     yield made
     close(made)
 
@@ -46,8 +46,8 @@ def scripts_and_commands(client: Any, script_calls: Any) -> tuple[int, int]:
     return calls.get("evalsha", 0), sum(calls.get(name, 0) for name in own)
 
 
-def test_a_free_lease_takes_two_scripts_that_write_seven_times(orchestrator: Orchestrator, redis_url: str) -> None:
-    with redis.Redis.from_url(redis_url) as client, orchestrator.monitors.session():
+def test_a_free_lease_takes_two_scripts_that_write_seven_times(orchestrator: Orchestrator, counted_url: str) -> None:
+    with redis.Redis.from_url(counted_url) as client, orchestrator.monitors.session():
 
         def many() -> None:
             for _ in range(50):
@@ -62,7 +62,7 @@ def test_a_free_lease_takes_two_scripts_that_write_seven_times(orchestrator: Orc
 
 
 def test_who_was_woken_has_what_it_waited_for_and_does_not_ask_again(
-    orchestrator: Orchestrator, redis_url: str
+    orchestrator: Orchestrator, counted_url: str
 ) -> None:
     leases: Any = orchestrator.runtime.redis.named_leases
     asked: list[str] = []
@@ -72,7 +72,7 @@ def test_who_was_woken_has_what_it_waited_for_and_does_not_ask_again(
         asked.append(token)
         return ask(wanted, token, left_s)
 
-    with redis.Redis.from_url(redis_url) as client, orchestrator.monitors.session():
+    with redis.Redis.from_url(counted_url) as client, orchestrator.monitors.session():
         with orchestrator.lease("a") as first:
             leases._ask = counted
             waiting = in_session(orchestrator, lambda: orchestrator.lease("a", wait_s=20).acquire())
@@ -90,9 +90,9 @@ def acquired(orchestrator: Orchestrator, kind: Kind, name: str, request: Request
     leases._run(commands.acquire(orchestrator.runtime.store.keys, kind, name, request))
 
 
-def test_a_death_of_one_that_held_much_is_many_small_scripts(orchestrator: Orchestrator, redis_url: str) -> None:
+def test_a_death_of_one_that_held_much_is_many_small_scripts(orchestrator: Orchestrator, counted_url: str) -> None:
     keys, leases = orchestrator.runtime.store.keys, orchestrator.runtime.redis.named_leases
-    with redis.Redis.from_url(redis_url) as client:
+    with redis.Redis.from_url(counted_url) as client:
         client.zadd(keys.leases, {"dead#1": 1, "alive#2": 1})
         for at in range(200):
             acquired(orchestrator, Kind.LEASE, f"n{at}", Request(f"h{at}", "dead#1"))
@@ -109,9 +109,9 @@ def test_a_death_of_one_that_held_much_is_many_small_scripts(orchestrator: Orche
     assert {state.holders[0].owner for state in leases.list(Kind.LEASE, 1000)} == {"alive#2"}
 
 
-def test_leases_that_were_entered_often_end_in_small_scripts(orchestrator: Orchestrator, redis_url: str) -> None:
+def test_leases_that_were_entered_often_end_in_small_scripts(orchestrator: Orchestrator, counted_url: str) -> None:
     keys, leases = orchestrator.runtime.store.keys, orchestrator.runtime.redis.named_leases
-    with redis.Redis.from_url(redis_url) as client:
+    with redis.Redis.from_url(counted_url) as client:
         client.zadd(keys.leases, {"dead#1": 1})
         for at in range(1500):
             acquired(orchestrator, Kind.LEASE, f"n{at % 5}", Request(f"h{at}", "dead#1", reentrant=True))
@@ -122,9 +122,9 @@ def test_leases_that_were_entered_often_end_in_small_scripts(orchestrator: Orche
     assert not any(state.holders for state in leases.list(Kind.LEASE, 10))
 
 
-def test_names_with_many_holders_are_read_in_small_scripts(orchestrator: Orchestrator, redis_url: str) -> None:
+def test_names_with_many_holders_are_read_in_small_scripts(orchestrator: Orchestrator, counted_url: str) -> None:
     keys, leases = orchestrator.runtime.store.keys, orchestrator.runtime.redis.named_leases
-    with redis.Redis.from_url(redis_url) as client:
+    with redis.Redis.from_url(counted_url) as client:
         client.zadd(keys.leases, {"alive#2": 1})
         for at in range(30):
             for place in range(60):
@@ -137,10 +137,10 @@ def test_names_with_many_holders_are_read_in_small_scripts(orchestrator: Orchest
     assert {len(state.holders) for state in found} == {60}
 
 
-def test_names_that_have_expired_hide_no_others(orchestrator: Orchestrator, redis_url: str) -> None:
+def test_names_that_have_expired_hide_no_others(orchestrator: Orchestrator, counted_url: str) -> None:
     """Regression: as many names were left out of the list as were forgotten on the page before."""
     keys, leases = orchestrator.runtime.store.keys, orchestrator.runtime.redis.named_leases
-    with redis.Redis.from_url(redis_url) as client:
+    with redis.Redis.from_url(counted_url) as client:
         client.zadd(keys.leases, {"alive#2": 1})
         for at in range(60):
             acquired(orchestrator, Kind.LEASE, f"n{at:02}", Request(f"h{at}", "alive#2"))

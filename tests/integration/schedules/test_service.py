@@ -21,9 +21,9 @@ from tests.support.timing import least_s
 
 
 @pytest.fixture
-def schedules(redis_url: str) -> Iterator[Schedules]:
+def schedules(counted_url: str) -> Iterator[Schedules]:
     """An empty Redis, with an app that knows an agent and a task."""
-    made = Schedules(scheduling_app(redis_url))
+    made = Schedules(scheduling_app(counted_url))
     yield made
     made.app.close()
 

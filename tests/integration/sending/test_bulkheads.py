@@ -81,8 +81,8 @@ AGENTS = (Billing, Patient, Queue, Open, Asker)
 
 
 @pytest.fixture
-def orchestrator(redis_url: str) -> Iterator[Orchestrator]:
-    made = make(redis_url, *AGENTS)
+def orchestrator(counted_url: str) -> Iterator[Orchestrator]:
+    made = make(counted_url, *AGENTS)
     live(made, *[agent.name for agent in AGENTS])
     yield made
     close(made)

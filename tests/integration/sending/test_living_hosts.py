@@ -29,14 +29,14 @@ ONE, OTHER = "one@host:1#1", "other@host:2#2"
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url) as made:
+def client(counted_url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(counted_url) as made:
         yield made
 
 
 @pytest.fixture
-def orchestrator(redis_url: str) -> Iterator[Orchestrator]:
-    made = calls_app.make(redis_url)
+def orchestrator(counted_url: str) -> Iterator[Orchestrator]:
+    made = calls_app.make(counted_url)
     yield made
     made.app.close()
 

@@ -17,8 +17,8 @@ from tests.support.worker_process import WorkerProcess
 
 
 @pytest.fixture
-def places(redis_url: str) -> Iterator[Places]:
-    made = Places(redis_url)
+def places(counted_url: str) -> Iterator[Places]:
+    made = Places(counted_url)
     yield made
     made.redis.close()
 

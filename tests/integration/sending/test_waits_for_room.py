@@ -65,8 +65,8 @@ AGENTS = (Other, Billing, Blocking, FullBulkhead, FullMailbox)
 
 
 @pytest.fixture
-def orchestrator(redis_url: str) -> Iterator[Orchestrator]:
-    made = make(redis_url, *AGENTS)
+def orchestrator(counted_url: str) -> Iterator[Orchestrator]:
+    made = make(counted_url, *AGENTS)
     live(made, *[agent.name for agent in AGENTS])
     yield made
     close(made)
@@ -170,7 +170,7 @@ def test_channels_that_were_opened_while_others_waited_are_closed_again(orchestr
 
 @pytest.mark.parametrize(("agent", "error"), [("full_bulkhead", BulkheadFull), ("full_mailbox", MailboxFull)])
 def test_a_refusal_opens_no_connection(
-    orchestrator: Orchestrator, redis_url: str, agent: str, error: type[Exception]
+    orchestrator: Orchestrator, counted_url: str, agent: str, error: type[Exception]
 ) -> None:
     if error is BulkheadFull:
         orchestrator.ask(agent, Quote(), timeout_s=60)
@@ -182,7 +182,7 @@ def test_a_refusal_opens_no_connection(
             orchestrator.ask(agent, Quote(), timeout_s=60)
 
     refuse()
-    with Redis.from_url(redis_url) as redis:
+    with Redis.from_url(counted_url) as redis:
         before = redis.info("stats")["total_connections_received"]
         for _ in range(20):
             refuse()
