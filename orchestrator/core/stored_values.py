@@ -21,6 +21,15 @@ SET_ASIDE: Final = "broken: "
 UNREADABLE: Final = (ValueError, KeyError, IndexError, TypeError, AttributeError)
 
 
+#: The message of a TypeError by which Python refuses the arguments of a call.
+_WRONG_CALL: Final = re.compile(r"\(\) (missing \d+ required|takes |got an unexpected keyword|got multiple values)")
+
+
+def is_wrong_call(error: BaseException) -> bool:
+    """Whether a function was called with arguments that it does not take: a fault of the code, and not of a value."""
+    return isinstance(error, TypeError) and _WRONG_CALL.search(str(error)) is not None
+
+
 def stored_text(raw: bytes) -> str:
     """A stored value as text. Bytes that are no UTF-8 are shown as such."""
     return raw.decode("utf-8", "backslashreplace")

@@ -18,7 +18,7 @@ from orchestrator.core.errors import BrokerUnavailable, NotSupervised, Unreadabl
 from orchestrator.core.key_types import type_of
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
 from orchestrator.core.log import get_logger
-from orchestrator.core.stored_values import UNREADABLE
+from orchestrator.core.stored_values import UNREADABLE, is_wrong_call
 from orchestrator.transport.liveness.sweep import Sweeper
 from orchestrator.transport.liveness.waiters_sweeper import WaitersSweeper
 from orchestrator.transport.options import Options
@@ -91,11 +91,14 @@ class Store:
         """Take a key's value apart: what something else has written there is an error that names the key.
 
         Raises:
-            UnreadableKey: instead of the error with which the value could not be taken apart.
+            UnreadableKey: instead of the error with which the value could not be taken apart. A call with arguments
+                that the function does not take is no such error.
         """
         try:
             yield
         except UNREADABLE as error:
+            if is_wrong_call(error):
+                raise
             raise UnreadableKey(self.url, key, type_of(self.keys, key), error) from error
 
     def read_or_skip(self, key: str, read: Callable[[], Answer]) -> Answer | None:

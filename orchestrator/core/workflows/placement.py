@@ -58,7 +58,8 @@ class PlacementRecord:
         """Inverse of :meth:`to_text`."""
         wire = json.loads(text)
         # An empty list that cjson has written is an object.
-        candidates = tuple(Candidate(*one) for one in wire["candidates"] or ())
+        found = wire["candidates"] or ()
+        candidates = tuple(Candidate(agent, template, queue, level) for agent, template, queue, level in found)
         needs, levels = tuple(wire["needs"]), tuple(wire["levels"])
         return cls(needs, candidates, levels, wire.get("within_ms"), json.loads(wire["send"]))
 
