@@ -9,6 +9,8 @@ import selectors
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 from orchestrator.supervisor.operator.tree_command import Client
 from orchestrator.supervisor.processes.proc import all_pids, variable_of
 from orchestrator.supervisor.reading.variables import TREE_VARIABLE
+from tests.support.processes import shown
 
 #: A child that says so when it runs, and then waits.
 WAITS = ["sh", "-c", "echo up; exec sleep 1000"]
@@ -132,6 +135,21 @@ class Supervised:
         inherited = {**os.environ, **(environment or {})}
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=inherited)
 
+    @contextlib.contextmanager
+    def asking(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Run ``orchestrator tree``; what it prints can be read while it waits."""
+        with subprocess.Popen(
+            [ORCHESTRATOR, "tree", "--state-dir", str(self.state), *arguments],
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as asked:
+            try:
+                yield asked
+            finally:
+                asked.kill()
+
     def tree(self) -> dict[str, Any]:
         """The tree's rows by path, without the command: tests ask again until they see what they wait for."""
         with contextlib.closing(Client(self.state)) as client:
@@ -140,7 +158,7 @@ class Supervised:
     def members(self) -> list[int]:
         """All processes with the tree's mark."""
         mark = os.path.realpath(self.state)
-        return [pid for pid in all_pids() if variable_of(pid, TREE_VARIABLE) == mark]
+        return [pid for pid in all_pids() if shown(pid, partial(variable_of, pid, TREE_VARIABLE)) == mark]
 
     def stop(self, timeout_s: float = 20.0) -> int:
         """SIGTERM; returns the exit code."""

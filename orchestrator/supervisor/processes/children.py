@@ -22,6 +22,7 @@ from orchestrator.supervisor.processes.proc import (
     descendants,
     group_exists,
     group_of,
+    is_between_programs,
     is_listened_at,
     kill_child,
     kill_children,
@@ -250,9 +251,12 @@ class Children:
         They have a session of their own and another environment, so all that is known is that nobody else has them.
         """
         since = min((one.born or 0 for one in self._leaving), default=0)
-        hidden = [pid for pid in own_children() if (born(pid) or 0) >= since and not self._is_accounted_for(pid)]
-        killed = [kill_child(pid) for pid in hidden]
-        return any(killed)
+        young = [pid for pid in own_children() if (born(pid) or 0) >= since]
+        # One that is about to run another program does not show now whose it is.
+        unclear = {pid for pid in young if is_between_programs(pid)}
+        hidden = [pid for pid in young if not self._is_accounted_for(pid)]
+        killed = [kill_child(pid) for pid in hidden if pid not in unclear and not is_between_programs(pid)]
+        return any(killed) or len(killed) < len(hidden)
 
     def kill_all(self) -> None:
         """Kill whatever is left of the tree at its end."""

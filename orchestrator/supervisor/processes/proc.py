@@ -20,6 +20,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 _IS_LINUX = sys.platform == "linux"
 _PRCTL = ctypes.CDLL(None, use_errno=True).prctl if _IS_LINUX else None
 
+#: Of the fields that `_stat` returns: the size of the memory, and the address at which the environment ends.
+_VSIZE, _ENV_END = 20, 48
+
 #: Between two looks whether processes that were killed have ended.
 _LOOK_EVERY_S = 0.005
 
@@ -61,13 +64,30 @@ def _stat(pid: int) -> list[bytes] | None:
 
 def variable_of(pid: int, name: str) -> str:
     """A variable of the environment that a process was started with; empty if it has none, or cannot be read."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123
-            content = file.readall() or b""
-    except OSError:
-        return ""
+    content = _environment(pid) or b""
     start = f"{name}=".encode()
     return next((os.fsdecode(one[len(start) :]) for one in content.split(b"\0") if one.startswith(start)), "")
+
+
+def is_between_programs(pid: int) -> bool:
+    """Whether a process is within ``execve``: its new memory has no arguments and no variables yet.
+
+    Its environment reads as empty then, for as long as the process is kept from running.
+    """
+    found = _stat(pid)
+    if found is None or found[_VSIZE] == b"0" or found[_ENV_END] != b"0":
+        return False
+    # Of a process that may not be looked at, all addresses are 0; with some kernels, those of all processes.
+    return _environment(pid) == b""
+
+
+def _environment(pid: int) -> bytes | None:
+    """The environment that a process was started with; ``None`` if it cannot be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123
+            return file.readall() or b""
+    except OSError:
+        return None
 
 
 def is_listened_at(port: int) -> bool:
@@ -210,20 +230,29 @@ def kill_if(pid: int, is_meant: Callable[[int], bool]) -> bool:
 
 
 def kill_tree(state_directory: str, timeout_s: float = 5.0) -> int:
-    """SIGKILL all processes with the mark of a tree, until there is none; returns how many there were."""
+    """SIGKILL all processes with the mark of a tree, until there is none; returns how many there were.
+
+    They have ended then: one that is ending has no environment any more, and may still have its files and ports.
+    """
     me = os.getpid()
+    unclear: set[int] = set()
+    killed: dict[int, int | None] = {}
 
     def is_meant(pid: int) -> bool:
-        if variable_of(pid, TREE_VARIABLE) != state_directory:
-            return False
-        found = _stat(pid)
+        was_between = is_between_programs(pid)
+        mark = variable_of(pid, TREE_VARIABLE)
+        if not mark and (was_between or is_between_programs(pid)):
+            unclear.add(pid)
+        found = _stat(pid) if mark == state_directory else None
         return found is not None and found[0] not in (b"Z", b"X")
 
-    killed: set[int] = set()
     until = monotonic() + timeout_s
     while True:
-        found = [pid for pid in all_pids() if pid not in (me, os.getppid()) and kill_if(pid, is_meant)]
+        unclear.clear()
+        there = {pid: born(pid) for pid in all_pids() if pid not in (me, os.getppid())}
+        found = {pid: began for pid, began in there.items() if kill_if(pid, is_meant)}
         killed.update(found)
-        if not found or monotonic() > until:
+        ending = any(is_running(pid, began) for pid, began in killed.items())
+        if not (found or unclear or ending) or monotonic() > until:
             return len(killed)
         sleep(_LOOK_EVERY_S)

@@ -20,6 +20,7 @@ from orchestrator.transport.liveness import heart_link
 from orchestrator.transport.liveness.heart_link import HeartLink
 from orchestrator.transport.options import Options
 from tests.support.eventually import eventually
+from tests.support.processes import shown
 
 NAME = "w@host:1#1"
 
@@ -94,7 +95,7 @@ def _is_heart(word: str) -> bool:
 
 def _words(process: psutil.Process) -> list[str]:
     try:
-        return list(process.cmdline())
+        return shown(process.pid, process.cmdline)
     except psutil.Error:
         return []
 
