@@ -93,13 +93,17 @@ def _linger(server: EmbeddedServer, linger_s: float, wakeups: int) -> None:
     """Serve until no client is connected: processes that stop at the same time still requeue and deregister."""
     until = time.monotonic() + linger_s
     with Redis.from_url(server.url, socket_timeout=1.0, retry=Retry(NoBackoff(), 0)) as client:
-        try:
-            while time.monotonic() < until and client.info("clients")["connected_clients"] > 1:
-                if select.select([wakeups], [], [], _CLIENTS_CHECK_S)[0]:
-                    return
-        except RedisError:
-            # The server has stopped: no client is left.
-            return
+        while time.monotonic() < until and server.is_running and _is_used(client):
+            if select.select([wakeups], [], [], _CLIENTS_CHECK_S)[0]:
+                return
+
+
+def _is_used(client: Redis) -> bool:
+    """Whether others are connected; a server that does not answer in time is not one that nobody uses."""
+    try:
+        return bool(client.info("clients")["connected_clients"] > 1)
+    except RedisError:
+        return True
 
 
 if __name__ == "__main__":
