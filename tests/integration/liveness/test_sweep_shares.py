@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.keys import GROUP
+from orchestrator.transport.liveness import sweep
 from orchestrator.transport.liveness.sweep import Sweeper
 from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
@@ -16,7 +17,8 @@ from tests.support.bare_broker import BareBroker
 
 @pytest.fixture
 def broker(redis_url: str) -> Iterator[BareBroker]:
-    broker = BareBroker(redis_url)
+    # However long lies between two sweeps here, it is no gap, after which the second would judge nobody.
+    broker = BareBroker(redis_url, sweep_gap_s=3600)
     yield broker
     broker.close()
 
@@ -74,10 +76,11 @@ def test_whoever_is_stuck_is_found_behind_a_hundred_that_only_ask_for_nothing(br
         raw, _ = broker.store.run(*commands.register(k, f"w{n}@h:1", fields))
         ids.append(raw.decode())
     broker.redis.zadd(k.not_polling, {one: n for n, one in enumerate(ids)})
-    seconds, micros = broker.redis.time()
+    # Each sweep takes a heartbeat of the future for one of its own time.
+    far_ms = (broker.redis.time()[0] + 3600) * 1000
     dead: list[str] = []
     for _ in range(3):
-        broker.redis.zadd(k.leases, dict.fromkeys(ids, seconds * 1000 + micros // 1000 + 900), xx=True)
+        broker.redis.zadd(k.leases, dict.fromkeys(ids, far_ms), xx=True)
         dead += sweeper.sweep("test").dead
     assert dead == [ids[250]]
 
@@ -112,7 +115,10 @@ def test_however_many_die_at_once_one_sweep_requeues_what_all_of_them_held(broke
     assert (len(swept.dead), swept.moved, broker.ledger().held) == (150, 150, 0)
 
 
-def test_whoever_died_just_now_is_served_before_those_that_only_linger(broker: BareBroker) -> None:
+def test_whoever_died_just_now_is_served_before_those_that_only_linger(
+    broker: BareBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_AGAIN_S", 60.0)
     sweeper = broker.store.sweeper()
     sweeper.sweep("before")
     died_at_once(broker, 12)

@@ -11,16 +11,24 @@ import pytest
 from redis.exceptions import ResponseError
 
 from orchestrator.core.deliveries.death import DeathReason
-from orchestrator.transport.liveness.sweep import TURN_S, Sweeper
+from orchestrator.transport.liveness import sweep
+from orchestrator.transport.liveness.sweep import Sweeper
 from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
 
 LONG_AGO_MS = 60_000
 
 
+@pytest.fixture(autouse=True)
+def _long_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late this process is, no turn runs out by itself."""
+    monkeypatch.setattr(sweep, "TURN_S", 60.0)
+
+
 @pytest.fixture
 def broker(redis_url: str) -> Iterator[BareBroker]:
-    broker = BareBroker(redis_url)
+    # Nor is the time between two sweeps a gap, after which the second would judge nobody.
+    broker = BareBroker(redis_url, sweep_gap_s=3600)
     yield broker
     broker.close()
 
@@ -88,7 +96,7 @@ def test_a_sweeper_that_stalled_is_refused_whatever_it_goes_on_with(broker: Bare
     first._orphans_searched_at = float("-inf")
 
     def other_takes_over() -> None:
-        age(broker, TURN_S + 0.1)
+        age(broker, sweep.TURN_S + 0.1)
         # It was heard from meanwhile, so that the other sweeper lets it live.
         now_s, _ = broker.redis.time()
         broker.redis.zadd(broker.store.keys.leases, {victim: now_s * 1000 + 500}, xx=True)
@@ -139,7 +147,7 @@ def test_a_sweeper_that_died_in_its_turn_holds_nobody_up_for_long(broker: BareBr
     with pytest.raises(ResponseError):
         first.sweep("first")
     assert second.sweep("second").stood_back
-    age(broker, TURN_S + 0.1)
+    age(broker, sweep.TURN_S + 0.1)
     assert not second.sweep("second").stood_back
 
 
