@@ -11,6 +11,9 @@ from orchestrator import Agent, Message, Orchestrator, handles
 
 BAD = "SUPERVISED_BAD"
 
+#: While this variable is set, workers have no watchdog process, which would report their death, too.
+WITHOUT_HEART = "SUPERVISED_WITHOUT_HEART"
+
 
 class Work(Message):
     """Blocks until the pipe at ``gate`` is written to, if there is one."""
@@ -50,5 +53,6 @@ class Counter(Agent):
 
 
 app = Celery("supervised", set_as_current=False)
+app.conf.broker_transport_options = {"heart": WITHOUT_HEART not in os.environ}
 orchestrator = Orchestrator(app)
 orchestrator.host(Counter)

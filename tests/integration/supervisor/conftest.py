@@ -8,10 +8,13 @@ import pytest
 from celery import Celery
 
 from orchestrator import Orchestrator, load_settings
-from tests.apps.supervised_app import BAD, Counter
+from tests.apps.supervised_app import BAD, WITHOUT_HEART, Counter
 from tests.support.supervised import Supervised, toml
 
 ROOT = Path(__file__).parents[3]
+
+#: With these, no sweep finds a death that the supervisor is about to report, be the machine ever so busy.
+PATIENT: dict[str, Any] = {"heartbeat_timeout_s": 500, "lease_s": 600}
 
 
 @pytest.fixture
@@ -31,9 +34,8 @@ def supervise(tmp_path):
 @pytest.fixture
 def orchestrator(redis_url) -> Orchestrator:
     """Sends to the agents of the workers."""
-    sender = Orchestrator(
-        Celery("supervised", broker=redis_url, set_as_current=False), load_settings(broker_url=redis_url)
-    )
+    settings = load_settings(broker_url=redis_url, **PATIENT)
+    sender = Orchestrator(Celery("supervised", broker=redis_url, set_as_current=False), settings)
     sender.host(Counter)
     return sender
 
@@ -57,6 +59,8 @@ def workers(supervise, redis_url, tmp_path):
             "PYTHONPATH": str(ROOT),
             "C_FORCE_ROOT": "1",
             BAD: str(tmp_path / "bad"),
+            WITHOUT_HEART: "1",
+            **{f"ORCHESTRATOR_{name.upper()}": str(value) for name, value in PATIENT.items()},
         }
         (tmp_path / "health").mkdir(mode=0o700, exist_ok=True)
         counter = {

@@ -103,9 +103,19 @@ def test_a_neighbour_that_the_kernel_kills_for_its_memory_is_not_taken_for_a_wor
     assert death.by.startswith("supervisor@")
 
 
+#: Imported by Python before anything else: a supervisor that leaves workers 50 s after SIGQUIT, where it is 5 s.
+PATIENT = "from orchestrator.supervisor.reading import kinds\nkinds._QUIT_BEFORE_S = 50.0\n"
+
+
 def test_a_worker_that_runs_a_message_after_sigterm_gets_sigquit_before_it_is_killed(workers, orchestrator, tmp_path):
-    # SIGQUIT is 5 s before SIGKILL; SIGTERM alone would let it wait for its message.
-    tree = workers(1, worker={"pool": "prefork", "concurrency": 1, "shutdown_s": 6})
+    (site := tmp_path / "site").mkdir()
+    (site / "sitecustomize.py").write_text(PATIENT)
+    # SIGTERM alone would let it wait for its message.
+    tree = workers(
+        1,
+        worker={"pool": "prefork", "concurrency": 1, "shutdown_s": 51},
+        prefix=("env", f"PYTHONPATH={site}"),
+    )
     tree.wait_for("all are ready", 60)
     gate = tmp_path / "gate"
     os.mkfifo(gate)

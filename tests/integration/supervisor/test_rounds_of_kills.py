@@ -75,9 +75,9 @@ def is_whole(tree, count) -> bool:
 def kill_one(tree, victim, members) -> None:
     mains = [row["pid"] for path, row in tree.tree().items() if path]
     if victim == "lifeline":
-        first = lifeline_of(tree, members)
+        first = eventually(lambda: lifeline_of(tree, members))
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: is_gone(first) and lifeline_of(tree, tree.members()) != first)
+        eventually(lambda: is_gone(first) and lifeline_of(tree, tree.members()) not in (0, first))
     elif victim == "child":
         pid = random.choice(mains)
         os.kill(pid, signal.SIGKILL)
@@ -91,7 +91,7 @@ def kill_one(tree, victim, members) -> None:
 
 def kill_supervisor(tree, victim, members) -> None:
     if victim == "supervisor and lifeline":
-        os.kill(lifeline_of(tree, members), signal.SIGKILL)
+        os.kill(eventually(lambda: lifeline_of(tree, members)), signal.SIGKILL)
     tree.process.kill()
     tree.process.wait()
     if victim == "supervisor":

@@ -28,6 +28,9 @@ def services(supervise):
         children = [process(name, SERVICE, environment={"LEVEL": name}, stable_s=0) for name in SERVICES]
         tree = supervise(children, intensity=50, **root)
         tree.wait_for("all are ready")
+        # A shell that is ended before it has come to that says nothing, and one that is late says it after the restart.
+        for _ in SERVICES:
+            tree.wait_for("| level")
         return tree
 
     return start

@@ -25,10 +25,10 @@ def is_ready(tree) -> bool:
 def test_nohup_survives_the_terminal(supervise):
     tree = supervise([process("a")], prefix=("nohup",))
     tree.wait_for("all are ready")
+    tree.wait_for("| up")
     tree.process.send_signal(signal.SIGHUP)
     tree.ask("restart", "a")
     # It has seen to a signal since.
-    tree.wait_for("| up")
     tree.wait_for("| up")
 
     assert tree.stop() == 0
@@ -46,9 +46,9 @@ def test_without_nohup_it_stops_when_the_terminal_closes(supervise):
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "2>&-"])
 def test_without_standard_files(supervise, closed):
     tree = supervise([process("a")], prefix=("sh", "-c", f'exec "$@" {closed}', "sh"))
-    eventually(lambda: tree.ask().returncode == 0 and is_ready(tree))
+    eventually(lambda: tree.ask().returncode == 0 and is_ready(tree), 20)
 
-    assert tree.ask("logs", "a").stdout == "up\n"
+    eventually(lambda: tree.ask("logs", "a").stdout == "up\n", 20)
     assert tree.stop() == 0
     assert tree.members() == []
 
@@ -70,7 +70,7 @@ def test_without_standard_input(tmp_path):
 
 def test_a_full_disk_takes_no_lines_and_stops_nobody(supervise):
     tree = supervise([process("a")], prefix=("sh", "-c", 'exec "$@" >/dev/full', "sh"))
-    eventually(lambda: tree.ask().returncode == 0 and is_ready(tree))
+    eventually(lambda: tree.ask().returncode == 0 and is_ready(tree), 20)
     os.kill(tree.tree()["a"]["pid"], signal.SIGKILL)
     eventually(lambda: is_ready(tree) and tree.tree()["a"]["restarts"] == 1)
 
@@ -95,6 +95,7 @@ def test_the_processes_of_another_pid_namespace_are_not_taken_for_its_own(superv
 def test_process_1_reaps_restarts_and_stops(supervise):
     tree = supervise([process("a", LEAVES_AN_ORPHAN)], prefix=(*UNSHARE, "--mount-proc"))
     tree.wait_for("all are ready")
+    tree.wait_for("| up")
     unshare = tree.process.pid
     (supervisor,) = Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()
     eventually(lambda: len(children_of(supervisor)) == 2)
