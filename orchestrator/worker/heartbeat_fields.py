@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -48,7 +49,9 @@ class HeartbeatFields:
         pool = getattr(self.worker, "pool", None)
         if pool is not None:
             fields["pool"] = type(pool).__module__.rpartition(".")[2]
-            fields["concurrency"] = str(pool.num_processes)
+            # A prefork pool that has ended knows it no more; its worker's heartbeats go on until it has left.
+            with contextlib.suppress(AttributeError):
+                fields["concurrency"] = str(pool.num_processes)
         return fields
 
     def _limits(self, agent: str) -> dict[str, Any]:
