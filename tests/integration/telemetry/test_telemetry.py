@@ -223,7 +223,7 @@ def test_poison_that_a_sweep_or_a_worker_dead_letters_is_emitted_like_any_dead_l
     attach(heard.append, events.DEAD_LETTERED)
     try:
         last = commands.requeue_held(
-            store.keys, "guide", stream, [entry], max_deaths=1, ttl_ms=1000, by="w#1", reason="killed", ran="1"
+            store.keys, "guide", stream, [entry], max_deaths=1, ttl_ms=60_000, by="w#1", reason="killed", ran="1"
         )
         assert store.run(*last) == [b"poison"]
     finally:
