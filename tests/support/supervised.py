@@ -160,8 +160,8 @@ class Supervised:
         mark = os.path.realpath(self.state)
         return [pid for pid in all_pids() if shown(pid, partial(variable_of, pid, TREE_VARIABLE)) == mark]
 
-    def stop(self, timeout_s: float = 20.0) -> int:
-        """SIGTERM; returns the exit code."""
+    def stop(self, timeout_s: float = 60.0) -> int:
+        """SIGTERM; returns the exit code. Workers stop one after the other, which may take each some seconds."""
         self.process.terminate()
         return self.process.wait(timeout_s)
 

@@ -20,6 +20,8 @@ from tests.support.eventually import eventually
 def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What ``__del__`` raises during the test."""
     raised: list[Any] = []
+    # What earlier tests have left is none of it.
+    gc.collect()
     monkeypatch.setattr(sys, "unraisablehook", raised.append)
     return raised
 

@@ -117,7 +117,7 @@ APPS = {
 @pytest.mark.parametrize("app", list(APPS))
 def test_workers_of_an_app_that_this_library_does_not_supervise(supervise, tmp_path, redis_url, app):
     (tmp_path / "plain_app.py").write_text(f"import os\nfrom celery import Celery\n{APPS[app]}\n")
-    worker = {"id": "a", "kind": "worker", "pool": "solo", "app": "plain_app", "ready_s": 20}
+    worker = {"id": "a", "kind": "worker", "pool": "solo", "app": "plain_app", "ready_s": 50}
     environment = {"PLAIN_BROKER": redis_url, "C_FORCE_ROOT": "1"}
     tree = supervise([worker, process("b")], of_all=environment)
     tree.wait_for("all are ready", 60)

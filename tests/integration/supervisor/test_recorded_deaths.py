@@ -49,7 +49,7 @@ def test_a_killed_workers_message_runs_elsewhere_and_its_true_end_is_recorded(wo
     # A SIGTERM is the tree's only if it has sent it.
     eventually(lambda: are_ready(tree), 60)
     os.kill(tree.tree()["agents/counter.1"]["pid"], signal.SIGTERM)
-    eventually(lambda: orchestrator.registry.deaths(10)[0].reason == "drained")
+    eventually(lambda: orchestrator.registry.deaths(10)[0].reason == "drained", 30)
     tree.wait_for("agents/counter.1: process")
     eventually(lambda: are_ready(tree), 60)
     assert tree.stop() == 0
