@@ -144,6 +144,11 @@ class WorkerProcess:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait(timeout=10)
 
+    def wait(self, timeout_s: float = 10) -> int:
+        """Wait until the main process has ended; returns its exit code."""
+        assert self._process is not None
+        return self._process.wait(timeout=timeout_s)
+
     def stop(self, timeout_s: float = 30) -> int:
         """Warm shutdown; returns the exit code."""
         assert self._process is not None
