@@ -156,6 +156,8 @@ class BarrierRecord:
         if owners.life(request.owner) is not Life.ALIVE:
             return Reply(Status.GONE)
         self._catch_up(now_ms, owners)
+        # It may be attempted again before anybody has found that the attempt has died in which it waited.
+        self._look_up(request.party, owners)
         earlier = self.calls.get(request.caller)
         if earlier is not None and now_ms < earlier.until_ms:
             # It was repeated because its answer was lost; or the delivery has passed in an attempt before this one.
@@ -244,14 +246,17 @@ class BarrierRecord:
             return
         self.checked_ms = now_ms
         for party in sorted(self.waiting):
-            one = self.waiting.get(party)
-            if one is None:
-                continue
-            life = owners.life(one.owner)
-            if life is not Life.ALIVE:
-                self._lose(party, owners.reason(one.owner))
-            elif one.entry and not owners.has_entry(one.owner, one.entry):
-                self._lose(party, ATTEMPT_ENDED)
+            self._look_up(party, owners)
+
+    def _look_up(self, party: str, owners: Owners) -> None:
+        """Lose a party if it waits, and who waits for it does not run any more."""
+        one = self.waiting.get(party)
+        if one is None:
+            return
+        if owners.life(one.owner) is not Life.ALIVE:
+            self._lose(party, owners.reason(one.owner))
+        elif one.entry and not owners.has_entry(one.owner, one.entry):
+            self._lose(party, ATTEMPT_ENDED)
 
     def _agree(self, request: Arriving) -> bool:
         """Whether the request names the same parties as all others do; the first of them says which, until a reset."""

@@ -329,7 +329,7 @@ def test_the_scripts_do_what_the_rule_says(own_redis_server: EmbeddedServer) -> 
 FAULTS = {
     "a party too few": Fault("< b.parties then return end", "< b.parties - 1 then return end"),
     "a death breaks what may shrink": Fault("if b.on_death == 'break' then", "if true then"),
-    "the dead wait on": Fault("if alive ~= 'alive' then return reason_of(b, one.o) end", ""),
+    "the dead wait on": Fault("if life(b, one.o) ~= 'alive' then return reason_of(b, one.o) end", ""),
     "the time is never over": Fault(
         "if b.due == 0 or b.now < b.due then return false end", "if true then return false end"
     ),

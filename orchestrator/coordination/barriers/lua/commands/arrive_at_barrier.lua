@@ -14,6 +14,8 @@ even_when_full(leases)
 if not redis.call('ZSCORE', leases, owner) then return {'gone'} end
 local b = open_barrier(root, name)
 catch_up(b)
+-- It may be attempted again before anybody has found that the attempt has died in which it waited.
+look_up(b, party)
 
 local function note_call(generation)
   redis.call('SET', call, string.format('%.0f\n%s\n%s', generation, token, entry), 'PX', CALLS_MS)

@@ -124,6 +124,12 @@ local function lose(b, party, reason)
   trip_if_complete(b)
 end
 
+-- Why one who waits is lost; false if it runs.
+local function why_lost(b, one)
+  if life(b, one.o) ~= 'alive' then return reason_of(b, one.o) end
+  return one.e ~= '' and not has_entry(one.o, one.e) and 'attempt ended'
+end
+
 -- Loses some of those who wait: those for which `why` returns a reason.
 local function lose_some(b, flat, why)
   local known, parties = {}, {}
@@ -150,11 +156,14 @@ local function catch_up(b)
   b.checked = b.now
   local found = redis.call('HSCAN', b.waiting, redis.call('HGET', b.state, 'c') or '0', 'COUNT', MOST_CHECKED)
   redis.call('HSET', b.state, 'l', b.now, 'c', found[1])
-  lose_some(b, found[2], function(one)
-    local alive = life(b, one.o)
-    if alive ~= 'alive' then return reason_of(b, one.o) end
-    return one.e ~= '' and not has_entry(one.o, one.e) and 'attempt ended'
-  end)
+  lose_some(b, found[2], function(one) return why_lost(b, one) end)
+end
+
+-- Loses a party if it waits, and who waits for it does not run any more.
+local function look_up(b, party)
+  local json = b.due > 0 and redis.call('HGET', b.waiting, party)
+  local reason = json and why_lost(b, cjson.decode(json))
+  if reason then lose(b, party, reason) end
 end
 
 -- Records that the name was used. What is in use does not expire.
