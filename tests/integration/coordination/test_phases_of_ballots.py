@@ -135,7 +135,7 @@ def test_a_voter_that_is_told(cluster: PhasesCluster, key: str, place: Place, ti
     "place",
     [
         slow(after(SETTLE, '"approves":false')),
-        before("ballots/end_ballot"),
+        slow(before("ballots/end_ballot")),
         slow(after("ballots/end_ballot")),
     ],
 )

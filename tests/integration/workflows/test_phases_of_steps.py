@@ -134,7 +134,7 @@ def timed(**wait: Any) -> Workflow:
 TIMER = ("workflows/control_run", "\r\ntime\r\n")
 
 
-@pytest.mark.parametrize("place", [before(*TIMER), slow(after(*TIMER))])
+@pytest.mark.parametrize("place", [slow(before(*TIMER)), slow(after(*TIMER))])
 def test_a_wait_that_is_over(cluster: PhasesCluster, place: Place) -> None:
     with cluster.counted() as counted:
         run = cluster.kill_at(place, lambda: start(cluster, timed(seconds=0.2)))
