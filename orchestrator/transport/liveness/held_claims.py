@@ -236,6 +236,9 @@ class HeldClaims:
         if not unknown or not self._ack_pipeline.flush(wait_s=_CONFIRM_SETTLED_S):
             return
         for stream, entry in unknown:
+            if self._ack_pipeline.is_to_be_repeated(entry):
+                # It has ended; Redis records that when its key is repaired.
+                continue
             queue = stream.removeprefix(f"{self._keys.root}q:").split(":", 1)[1]
             with self._lock:
                 (result,) = self._commands.run(*self._requeue_call(queue, stream, [entry]))

@@ -117,6 +117,12 @@ class AckPipeline:
         """Commands and acknowledgements that Redis has not confirmed."""
         return len(self._queue) + self._ack_count + len(self._unread) + len(self._waiting)
 
+    def is_to_be_repeated(self, entry: str) -> bool:
+        """Whether a script about this entry found a key of another type, and will be run again."""
+        name = entry.encode()
+        with self._mutex:
+            return any(name in posted.packed for posted in self._waiting)
+
     def ack(self, stream: str, ledger: str, outcome: str, entry: str) -> None:
         """Settle one entry; sent with others."""
         with self._mutex:

@@ -139,6 +139,29 @@ def test_a_queue_whose_announcement_failed_is_announced_again(
     assert '"late"' in broker.redis.hget(KEYS.incarnation(reader.holder.id), "queues")
 
 
+def test_what_has_ended_and_waits_for_a_broken_key_is_not_requeued(
+    redis_url: str, broker: BareBroker, readers: list[Reader]
+) -> None:
+    """Regression: once the key was right again, what was handled could be requeued as lost, and ran twice."""
+    publish(redis_url, "once")
+    who, other = served(readers)
+    # What it might still read is not taken for lost.
+    other.channel.close()
+    stream = KEYS.stream("box", 0)
+    pipeline = who.holder.ack_pipeline
+    broker.redis.rename(stream, "kept")
+    broker.redis.set(stream, "junk")
+    eventually(lambda: who.look() == ["once"])
+    eventually(lambda: pipeline._waiting)
+    pipeline._repeat_at += 3600
+    broker.redis.rename("kept", stream)
+    who.holder.requeue_unreceived(0, reader=who.channel)
+    assert (broker.ledger("box").held, broker.ledger("box").redelivered) == (1, 0)
+    pipeline._repeat_at = 0
+    pipeline._wake.set()
+    eventually(lambda: broker.ledger("box").handled == 1)
+
+
 _FORKS = """
 import os, sys
 from kombu import Connection, Queue
