@@ -236,8 +236,8 @@ class HeldClaims:
         if not unknown or not self._ack_pipeline.flush(wait_s=_CONFIRM_SETTLED_S):
             return
         for stream, entry in unknown:
-            if self._ack_pipeline.is_to_be_repeated(entry):
-                # It has ended; Redis records that when its key is repaired.
+            if self._ack_pipeline.is_unconfirmed(stream, entry):
+                # It has ended; Redis records that when it takes what is sent, or when a broken key is repaired.
                 continue
             queue = stream.removeprefix(f"{self._keys.root}q:").split(":", 1)[1]
             with self._lock:

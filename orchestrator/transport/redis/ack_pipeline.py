@@ -97,7 +97,7 @@ class AckPipeline:
         self._unread: deque[_PostedCommand] = deque()
         #: Scripts that found a key of another type; run again when somebody may have moved it away.
         self._waiting: deque[_PostedCommand] = deque()
-        #: When these are run again, whatever else is sent until then.
+        #: When they are run again (monotonic), even under load.
         self._repeat_at = 0.0
         self._broken_key_logged = ""
         self._loaded_on: Any = None
@@ -117,11 +117,14 @@ class AckPipeline:
         """Commands and acknowledgements that Redis has not confirmed."""
         return len(self._queue) + self._ack_count + len(self._unread) + len(self._waiting)
 
-    def is_to_be_repeated(self, entry: str) -> bool:
-        """Whether a script about this entry found a key of another type, and will be run again."""
-        name = entry.encode()
+    def is_unconfirmed(self, stream: str, entry: str) -> bool:
+        """Whether something about this entry is still to be sent, to be answered, or to be repeated."""
+        wanted = {stream.encode(), entry.encode()}
         with self._mutex:
-            return any(name in posted.packed for posted in self._waiting)
+            posted = (*self._waiting, *self._queue, *tuple(self._unread))
+            acked = [one for (of, *_), entries in self._acks.items() if of == stream for one in entries]
+        # Of a packed command, each second line is an argument.
+        return entry in acked or any(wanted <= set(one.packed.split(b"\r\n")[2::2]) for one in posted)
 
     def ack(self, stream: str, ledger: str, outcome: str, entry: str) -> None:
         """Settle one entry; sent with others."""
@@ -307,10 +310,13 @@ class AckPipeline:
             if isinstance(reply, RedisConnectionError):
                 # An answer that says that the server is none yet, or none any more.
                 raise reply
-            posted = self._unread.popleft()
+            posted = self._unread[0]
             if isinstance(reply, ResponseError):
                 self._refused(posted, reply)
+                # Not before it is queued again: at each moment it can be found (see is_unconfirmed).
+                self._unread.popleft()
                 continue
+            self._unread.popleft()
             said = unwrap_reply(reply)
             if posted.on_reply is not None:
                 posted.on_reply(said)
@@ -325,8 +331,7 @@ class AckPipeline:
             self._wake.set()
         elif is_passing(error) or is_full(error):
             posted.refused = 0
-            # Before what was sent after it: of two marks of one message the later one is to stay.
-            self._unread.appendleft(posted)
+            # It stays before what was sent after it: of two marks of one message the later one is to stay.
             raise RedisConnectionError(str(error)) from error
         elif is_wrong_type(error) and posted.script is not None and len(self._waiting) < _MOST_WAITING:
             # Not at once, and not before what other mailboxes settle meanwhile.

@@ -53,3 +53,52 @@ def test_what_was_refused_for_want_of_its_script_is_sent_again_at_once(pipeline:
         pipeline.ack("stream", "ledger", "handled", "1-1")
         assert pipeline.flush(wait_s=5)
         assert client.xpending("stream", "g")["pending"] == 0
+
+
+def test_of_what_is_unconfirmed_the_stream_and_the_whole_id_are_compared(pipeline: AckPipeline) -> None:
+    """Regression: a lost claim was left pending because its id was the beginning of another's, or another mailbox's."""
+    pipeline.ack("stream", "ledger", "handled", "5-10")
+    for _ in range(2):
+        assert pipeline.is_unconfirmed("stream", "5-10")
+        assert not pipeline.is_unconfirmed("stream", "5-1")
+        assert not pipeline.is_unconfirmed("other", "5-10")
+        with pipeline._mutex:
+            pipeline._collect_acks()
+
+
+def test_what_is_on_its_way_is_unconfirmed_until_its_answer_has_come(pipeline: AckPipeline, redis_url: str) -> None:
+    """Regression: only what waited for a broken key was looked at, though it may be sent again at any moment."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("stream", "junk")
+        pipeline.ack("stream", "ledger", "handled", "5-1")
+        pipeline.flush()
+        assert pipeline.is_unconfirmed("stream", "5-1")
+        pipeline.flush(wait_s=5)
+        assert pipeline._waiting
+        assert pipeline.is_unconfirmed("stream", "5-1")
+        pipeline._repeat_waiting()
+        assert pipeline.is_unconfirmed("stream", "5-1")
+        client.delete("stream")
+        client.xgroup_create("stream", "g", mkstream=True)
+        assert pipeline.flush(wait_s=5)
+        assert not pipeline.is_unconfirmed("stream", "5-1")
+
+
+def test_what_is_refused_is_queued_again_before_it_counts_as_answered(
+    pipeline: AckPipeline, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two nothing knew of it, and a comparison with Redis could requeue what had ended."""
+    seen = []
+    refused = pipeline._refused
+
+    def look(*args: Any) -> None:
+        seen.append(pipeline.is_unconfirmed("stream", "5-1"))
+        refused(*args)
+
+    monkeypatch.setattr(pipeline, "_refused", look)
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("stream", "junk")
+        pipeline.ack("stream", "ledger", "handled", "5-1")
+        pipeline.flush(wait_s=5)
+        client.delete("stream")
+    assert seen[-1:] == [True]
