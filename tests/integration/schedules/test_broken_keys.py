@@ -10,6 +10,7 @@ from orchestrator.cli.ledger import ledger
 from orchestrator.core.errors import InvalidSchedule
 from orchestrator.schedules.firing.due import Due
 from orchestrator.schedules.firing.service import ScheduleService
+from orchestrator.transport.admission.publish_dedup import publishes_now
 from tests.support.command_line import invoke
 from tests.support.schedules_under_test import Schedules, scheduling_app
 
@@ -142,6 +143,22 @@ def test_a_shared_key_of_another_type_is_set_aside_and_written_again(
     (aside,) = schedules.redis.keys(f"{name}:broken:*")
     assert schedules.redis.get(aside) == b"x", "it is kept"
     assert f"set aside as {aside.decode()}" in caplog.text
+
+
+def test_schedules_can_be_changed_while_the_hash_of_last_publishes_is_broken(schedules: Schedules) -> None:
+    """Regression: neither could they be paused or removed, nor was one that is broken set aside."""
+    schedules.declare("bad", due_s=2)
+    schedules.redis.hset(schedules.keys.schedule("bad"), "r", "abc")
+    schedules.declare("good", due_s=60)
+    schedules.redis.set(publishes_now(schedules.keys), "x")
+    schedules.declare("added", due_s=60)
+    api = schedules.orchestrator.schedules
+    api.get("good").pause()
+    api.get("added").remove()
+    _pass(schedules)
+    assert _is_listed_as_broken(schedules)
+    assert schedules.state("good")["p"]
+    assert sorted(info.id for info in api.infos()) == ["bad", "good"]
 
 
 def test_a_total_that_is_no_number_is_set_aside_and_named(

@@ -10,8 +10,8 @@
 local state, definitions, broken, publishes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local root, most, id, rev, action, why, due, token = unpack(ARGV, 1, 8)
 local FIRST = 9
-local answered = redis.call('HGET', publishes, token)
-if answered then return {tonumber(answered), 'done'} end
+local answered = redis.pcall('HGET', publishes, token)
+if type(answered) == 'string' then return {tonumber(answered), 'done'} end
 local f = redis.pcall('HMGET', state, 'r', 'b')
 if f.err and action == 'change' then return f end
 if action ~= 'set_aside' and not f[1] and redis.call('HEXISTS', definitions, id) == 0 and redis.pcall('HEXISTS', broken, id) ~= 1 then return {0, 'missing'} end

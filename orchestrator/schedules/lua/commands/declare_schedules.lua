@@ -11,8 +11,8 @@
 local definitions, leases, publishes = KEYS[1], KEYS[2], KEYS[3]
 local root, most, most_entries, token = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local FIRST, FIXED = 5, 7
-local answered = redis.call('HGET', publishes, token)
-if answered then return cjson.decode(answered) end
+local answered = redis.pcall('HGET', publishes, token)
+if type(answered) == 'string' then return cjson.decode(answered) end
 local totals, is_changed = {}, false
 
 local function declare(at)

@@ -27,10 +27,11 @@ schedules.due_set = function(root, bound)
   return root .. 'schedules:' .. (bound == '1' and 'bound' or 'due')
 end
 
--- Records the answer of a call, by its token, in the hash of last publishes: a repeated call, whose answer was lost, returns it again.
+-- Records the answer of a call, by its token, in the hash of last publishes: a repeated call, whose answer was lost, returns it again. If
+-- the hash cannot be written, the call is done nevertheless.
 schedules.record_answer = function(publishes, token, answer)
-  redis.call('HSET', publishes, token, answer)
-  redis.call('PEXPIRE', publishes, 900000)
+  redis.pcall('HSET', publishes, token, answer)
+  redis.pcall('PEXPIRE', publishes, 900000)
 end
 
 -- Whether a field is missing, or a whole number as stored_state.py accepts it. No command fails that adds to such a number.
