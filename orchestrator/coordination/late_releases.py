@@ -38,12 +38,15 @@ class LateReleases:
         self._refused = RefusedWork(logger, "until Redis takes it")
         #: The process whose thread runs; a forked child has none.
         self._runs_in = 0
-        #: Of that thread.
+        #: The process whose releases these are.
+        self._pid = os.getpid()
+        #: Cuts short the pause of that thread.
         self._pause = threading.Event()
 
     def add(self, call: Call) -> None:
         """Have a release repeated until it was answered. A repeated one changes nothing."""
         with self._lock:
+            self._forget_inherited()
             self._late.append(_LateRelease(call))
             if self._runs_in == os.getpid():
                 # What was refused before it must not hold it up.
@@ -61,9 +64,16 @@ class LateReleases:
         if not self._late:
             return
         with self._lock:
+            self._forget_inherited()
             blocking = [one for one in self._late if blocks(one.call)]
         for one in blocking:
             self._run_once(one)
+
+    def _forget_inherited(self) -> None:
+        """In a forked child: the parent's thread repeats the parent's releases."""
+        if self._pid != os.getpid():
+            self._late.clear()
+            self._pid = os.getpid()
 
     def _run_once(self, late: _LateRelease) -> None:
         with late.turn:

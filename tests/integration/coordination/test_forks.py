@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestrator import Handled, Orchestrator
+from orchestrator.coordination.late_releases import LateReleases
+from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.monitors.redis_session import RedisSession
 from tests.apps.leases_app import Fork
@@ -32,6 +36,35 @@ def orchestrator(redis_url: str) -> Iterator[Orchestrator]:
     made = make(redis_url)
     yield made
     close(made)
+
+
+def test_a_forked_child_runs_no_release_that_its_parent_repeats() -> None:
+    """Regression: both emitted that the permit has ended, as the second got the answer of the first."""
+    away = threading.Event()
+    away.set()
+    runs: list[Any] = []
+
+    def run(call: Any) -> bool:
+        if away.is_set():
+            raise BrokerUnavailable("redis://", RedisConnectionError("away"))
+        runs.append(call)
+        return True
+
+    late = LateReleases(run)
+    late.add(("release", [], ["root", "lease", "inherited"]))
+
+    def release_in_child() -> list[Any]:
+        away.clear()
+        late.run_now(lambda call: True)
+        late.add(("release", [], ["root", "lease", "own"]))
+        eventually(lambda: not late._late)
+        return [call[2][2] for call in runs]
+
+    assert in_fork(release_in_child) == "['own']"
+    away.clear()
+    late._pause.set()
+    eventually(lambda: not late._late)
+    assert len(runs) == 1
 
 
 def test_an_inherited_session_owns_nothing_in_a_forked_child(orchestrator: Orchestrator) -> None:
