@@ -31,6 +31,7 @@ from orchestrator.supervisor.processes.proc import (
     others_in_group,
     own_children,
     session_of,
+    shown_variable_of,
     variable_of,
 )
 from orchestrator.supervisor.processes.readiness import Readiness
@@ -231,9 +232,12 @@ class Children:
 
     def _orphans_of(self, running: Running) -> list[int]:
         """Descendants of a child that have a session of their own, and whose parent has ended."""
-        mark = f"{running.path}#{running.run}"
+        return [pid for pid, mark in self._marks_beside(running).items() if mark == _mark_of(running)]
+
+    def _marks_beside(self, running: Running) -> dict[int, str | None]:
+        """Whose the supervisor's further children are; ``None`` while one is within ``execve``."""
         known = {*self._by_pid, *self.others, self.lifeline.pid, running.pid}
-        return [pid for pid in own_children() if pid not in known and variable_of(pid, CHILD_VARIABLE) == mark]
+        return {pid: shown_variable_of(pid, CHILD_VARIABLE) for pid in own_children() if pid not in known}
 
     def _is_accounted_for(self, pid: int) -> bool:
         """Whether a child of the supervisor is known by its id, session or environment, or was inherited."""
@@ -242,20 +246,25 @@ class Children:
             return True
         if pid in self._inherited and self._inherited[pid] == born(pid):
             return True
-        marks = {"", *(f"{one.path}#{one.run}" for one in (*self._by_pid.values(), *self._leaving))}
+        marks = {"", *map(_mark_of, (*self._by_pid.values(), *self._leaving))}
         return variable_of(pid, TREE_VARIABLE) == str(self._state.path) and variable_of(pid, CHILD_VARIABLE) in marks
 
     def _kill_hidden_orphans(self) -> bool:
-        """Kill orphans that hide whose they were, if they can be those of a child that has ended; returns if there are.
+        """Kill orphans that hide whose they were, if they can be those of a child that has ended.
 
         They have a session of their own and another environment, so all that is known is that nobody else has them.
+
+        Returns:
+            Whether there are any, or may be: of a process within ``execve`` that is not known yet.
         """
         since = min((one.born or 0 for one in self._leaving), default=0)
-        young = [pid for pid in own_children() if (born(pid) or 0) >= since]
+        candidates = [pid for pid in own_children() if (born(pid) or 0) >= since]
         # One that is about to run another program does not show now whose it is.
-        unclear = {pid for pid in young if is_between_programs(pid)}
-        hidden = [pid for pid in young if not self._is_accounted_for(pid)]
-        killed = [kill_child(pid) for pid in hidden if pid not in unclear and not is_between_programs(pid)]
+        within_exec = {pid for pid in candidates if is_between_programs(pid)}
+        hidden = [pid for pid in candidates if not self._is_accounted_for(pid)]
+        shown = [pid for pid in hidden if pid not in within_exec and not is_between_programs(pid)]
+        # One may have been within an `execve` that began and ended between the two looks.
+        killed = [kill_child(pid) for pid in shown if not self._is_accounted_for(pid)]
         return any(killed) or len(killed) < len(hidden)
 
     def kill_all(self) -> None:
@@ -293,8 +302,9 @@ class Children:
         """Kill what ended processes have left, and report those of which nothing is left."""
         hidden = bool(self._leaving) and self._kill_hidden_orphans()
         for running in tuple(self._leaving):
-            mark = f"{running.path}#{running.run}"
-            orphans = self._orphans_of(running)
+            mark = _mark_of(running)
+            # Or they may be: those within `execve`.
+            orphans = [pid for pid, shown in self._marks_beside(running).items() if shown in (mark, None)]
             for pid in orphans:
                 kill_if(pid, partial(_has_mark, mark))
             if not orphans and not hidden and not group_exists(running.pid):
@@ -323,6 +333,10 @@ class Children:
         if not running.asked:
             self._console.say(f"{running.path}: process {running.pid} has ended: {text}")
         self._post(Ended(running.path, running.run, kind))
+
+
+def _mark_of(running: Running) -> str:
+    return f"{running.path}#{running.run}"
 
 
 def _has_mark(mark: str, pid: int) -> bool:

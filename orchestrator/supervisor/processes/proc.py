@@ -81,6 +81,18 @@ def is_between_programs(pid: int) -> bool:
     return _environment(pid) == b""
 
 
+def shown_variable_of(pid: int, name: str) -> str | None:
+    """A variable of a process' environment, empty if it has none; ``None`` while it is within ``execve``."""
+    was_between = is_between_programs(pid)
+    found = variable_of(pid, name)
+    if found:
+        return found
+    if was_between or is_between_programs(pid):
+        return None
+    # It may have been within one that began and ended between the two looks.
+    return variable_of(pid, name)
+
+
 def _environment(pid: int) -> bytes | None:
     """The environment that a process was started with; ``None`` if it cannot be read."""
     try:
@@ -239,9 +251,8 @@ def kill_tree(state_directory: str, timeout_s: float = 5.0) -> int:
     killed: dict[int, int | None] = {}
 
     def is_meant(pid: int) -> bool:
-        was_between = is_between_programs(pid)
-        mark = variable_of(pid, TREE_VARIABLE)
-        if not mark and (was_between or is_between_programs(pid)):
+        mark = shown_variable_of(pid, TREE_VARIABLE)
+        if mark is None:
             unclear.add(pid)
         found = _stat(pid) if mark == state_directory else None
         return found is not None and found[0] not in (b"Z", b"X")

@@ -51,12 +51,12 @@ def test_a_forked_child_runs_no_release_that_its_parent_repeats() -> None:
         return True
 
     late = LateReleases(run)
-    late.add(("release", [], ["root", "lease", "inherited"]))
+    late.add(("script", [], ["root", "lease", "inherited"]))
 
     def release_in_child() -> list[Any]:
         away.clear()
         late.run_now(lambda call: True)
-        late.add(("release", [], ["root", "lease", "own"]))
+        late.add(("script", [], ["root", "lease", "own"]))
         eventually(lambda: not late._late)
         return [call[2][2] for call in runs]
 

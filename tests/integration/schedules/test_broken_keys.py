@@ -153,8 +153,11 @@ def test_schedules_can_be_changed_while_the_hash_of_last_publishes_is_broken(sch
     schedules.redis.set(publishes_now(schedules.keys), "x")
     schedules.declare("added", due_s=60)
     api = schedules.orchestrator.schedules
-    api.get("good").pause()
-    api.get("added").remove()
+    good, added = api.get("good"), api.get("added")
+    assert good is not None
+    assert added is not None
+    good.pause()
+    added.remove()
     _pass(schedules)
     assert _is_listed_as_broken(schedules)
     assert schedules.state("good")["p"]
