@@ -25,7 +25,6 @@ from orchestrator.schedules.housekeeping_message import HousekeepingRounds
 from orchestrator.schedules.redis import scripts
 from orchestrator.schedules.redis.scripts import Advance, Call, Written
 from orchestrator.telemetry import emit, events, has_handlers
-from orchestrator.transport.admission.publish_dedup import new_attempt
 from orchestrator.transport.redis.command_connection import CommandConnection
 
 logger = get_logger(__name__)
@@ -277,6 +276,7 @@ class Firing:
     def _set_aside(self, schedule_id: str, shown_id: str, why: str, rev: int | None = None) -> None:
         logger.error("schedule %s is broken and set aside: %s", shown_id, why)
         emit(events.SCHEDULE_BROKEN, schedule=shown_id, error=why)
+        # It is not repeated, so that its answer need not be recorded.
         call = scripts.change_schedule(
             self._keys,
             schedule_id,
@@ -284,7 +284,6 @@ class Firing:
             rev=rev,
             why=json.dumps({"why": why}),
             most_history=self._most_history,
-            attempt=new_attempt(self._keys),
         )
         self._commands.run(*call)
 

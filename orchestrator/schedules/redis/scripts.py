@@ -183,13 +183,18 @@ def change_schedule(
     why: str = "",
     due_ms: int | None = None,
     change: Change = NOTHING,
-    attempt: Attempt,
+    attempt: Attempt | None = None,
 ) -> Call:
-    """Change a schedule's state ('change'), set it aside ('set_aside'), or remove it ('remove')."""
-    own = _or_empty(rev), action, why, _or_empty(due_ms), attempt.token
+    """Change a schedule's state ('change'), set it aside ('set_aside'), or remove it ('remove').
+
+    Without an ``attempt`` its answer is not recorded; for calls that are not repeated.
+    """
+    own = _or_empty(rev), action, why, _or_empty(due_ms), attempt.token if attempt else ""
     args: list[Any] = [keys.root, most_history, schedule_id, *own]
     change.write(args)
-    names: list[Any] = [keys.schedule(schedule_id), keys.schedules, keys.schedules_broken, attempt.key]
+    names: list[Any] = [keys.schedule(schedule_id), keys.schedules, keys.schedules_broken]
+    if attempt is not None:
+        names.append(attempt.key)
     if not schedule_id.isascii():
         # An id that is not UTF-8 has its bytes as surrogates.
         args[2], names[0] = (one.encode("utf-8", "surrogateescape") for one in (schedule_id, names[0]))

@@ -7,12 +7,13 @@
 -- Returns {revision, status} for each: 'added', 'changed', 'kept', 'exists', 'stale', 'full', 'dead' (its owner is). A repeated call returns
 -- its first answer.
 -- Costs: at most 50 schedules, which the caller sees to.
+--- @include "recorded_answers"
 --- @include "schedules"
 local definitions, leases, publishes = KEYS[1], KEYS[2], KEYS[3]
 local root, most, most_entries, token = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local FIRST, FIXED = 5, 7
-local answered = redis.pcall('HGET', publishes, token)
-if type(answered) == 'string' then return cjson.decode(answered) end
+local answered = recorded_answer(publishes, token)
+if answered then return cjson.decode(answered) end
 local totals, is_changed = {}, false
 
 local function declare(at)
@@ -70,6 +71,6 @@ end
 schedules.add_totals(root, totals)
 if is_changed then
   schedules.ring(root)
-  schedules.record_answer(publishes, token, cjson.encode(out))
+  record_answer(publishes, token, cjson.encode(out))
 end
 return with_events(out)

@@ -8,18 +8,16 @@
 -- call returns its first answer, and changes nothing.
 -- A timer that is not due, because it was set anew or another sweeper was first, is `done` without effect.
 -- Costs: what one step of a run may; at most 120 messages.
+--- @include "recorded_answers"
 --- @include "script_events"
 --- @include "runs"
 local run_key, timers, publishes = KEYS[1], KEYS[2], KEYS[3]
 local uid, token, action, value, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local answered = publishes and redis.call('HGET', publishes, token)
+local answered = publishes and recorded_answer(publishes, token)
 if answered then return {answered, 1} end
 
 local function answer(said, left)
-  if publishes then
-    redis.call('HSET', publishes, token, said)
-    redis.call('PEXPIRE', publishes, 900000)
-  end
+  if publishes then record_answer(publishes, token, said) end
   return with_events({said, left})
 end
 

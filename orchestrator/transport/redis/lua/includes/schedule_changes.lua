@@ -17,7 +17,7 @@
 -- Most entries of the history where the caller does not know the setting.
 schedules.HISTORY = 50000
 
--- The root of all keys, and the id, of a state's key.
+-- The root of all keys, and the schedule's id, as the key of its state has them.
 schedules.of = function(state)
   local at = state:find('orc:schedule:', 1, true)
   return state:sub(1, at + 3), state:sub(at + 13)
@@ -25,13 +25,6 @@ end
 
 schedules.due_set = function(root, bound)
   return root .. 'schedules:' .. (bound == '1' and 'bound' or 'due')
-end
-
--- Records the answer of a call, by its token, in the hash of last publishes: a repeated call, whose answer was lost, returns it again. If
--- the hash cannot be written, the call is done nevertheless.
-schedules.record_answer = function(publishes, token, answer)
-  redis.pcall('HSET', publishes, token, answer)
-  redis.pcall('PEXPIRE', publishes, 900000)
 end
 
 -- Whether a field is missing, or a whole number as stored_state.py accepts it. No command fails that adds to such a number.
