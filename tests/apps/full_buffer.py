@@ -1,4 +1,4 @@
-"""Has a worker that includes this module claim some messages ahead each time, and keep them until a slot is free."""
+"""Has a worker that includes this module claim some messages with each claim, and keep them until a slot is free."""
 
 from __future__ import annotations
 

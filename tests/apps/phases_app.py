@@ -71,7 +71,7 @@ class Worker(Agent):
 
 
 class Begin(Message):
-    """Start a run of so many steps."""
+    """Start a run of ``steps`` steps."""
 
     workflow_id: str
     steps: int
@@ -152,7 +152,7 @@ class Proposer(Agent):
 
 
 class Voter(Agent):
-    """Votes, and notes what it is told."""
+    """Votes, and notes what was decided."""
 
     retry = Retry(max_retries=0)
 
@@ -165,7 +165,7 @@ class Voter(Agent):
     def on_decision(self, decision: Decision, context: Context) -> None:
         votes = {name: vote.approves for name, vote in decision.votes.items()}
         fields = {"accepted": decision.accepted, "votes": votes, "missing": dict(decision.missing)}
-        record("test:told", ballot=decision.ballot, voter=self.name, **fields)
+        record("test:decided", ballot=decision.ballot, voter=self.name, **fields)
         kill_switch.reach("in handler", f"on_decision {self.name} {decision.ballot}")
 
 

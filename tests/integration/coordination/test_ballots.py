@@ -87,7 +87,7 @@ def told(cluster: Cluster, ballot_id: str) -> dict[str, Any]:
 # -- decisions
 
 
-#: Votes, a rule and how silence counts; what is decided, and what is said of it in whatever order they vote.
+#: Votes, rule, silence; the decision, and a part of its reason that holds in any order of votes.
 CASES: list[tuple[str, Any, Any, bool, str]] = [
     ("approve approve reject", Majority(), "abstain", True, "more than half of those who vote"),
     ("approve reject raise", Majority(), "abstain", False, "1 against it, 1 silent"),

@@ -49,7 +49,7 @@ def decided(cluster: PhasesCluster, key: str, accepted: bool, missing: dict[str,
     assert decision.missing == (missing or {})
     said = {"accepted": accepted, "votes": {name: vote.approves for name, vote in decision.votes.items()}}
     cluster.idle()
-    told = [note for note in cluster.notes("test:told") if note["ballot"] == key]
+    told = [note for note in cluster.notes("test:decided") if note["ballot"] == key]
     for note in told:
         assert note == {"ballot": key, "voter": note["voter"], "missing": dict(decision.missing), **said}
     assert ballot.wait(1) == decision
@@ -78,7 +78,9 @@ ALL = {"accepted": 7, "handled": 7}
         slow(after(SETTLE, "proposer"), LARGE),
     ],
 )
-def test_a_proposer(cluster: PhasesCluster, key: str, place: Place, text: str) -> None:
+def test_a_ballot_is_proposed_once_wherever_its_proposer_is_killed(
+    cluster: PhasesCluster, key: str, place: Place, text: str
+) -> None:
     with cluster.counted() as counted:
         delivery = cluster.kill_at(place, lambda: ask(cluster, Move(key=key, text=text)))
         assert delivery.wait(30).result == key
@@ -99,7 +101,9 @@ def test_a_proposer(cluster: PhasesCluster, key: str, place: Place, text: str) -
     ],
 )
 @pytest.mark.parametrize("decides", [True, slow(False)])
-def test_a_vote(cluster: PhasesCluster, key: str, place: Place, times: int, decides: bool) -> None:
+def test_a_vote_counts_once_wherever_its_voter_is_killed(
+    cluster: PhasesCluster, key: str, place: Place, times: int, decides: bool
+) -> None:
     """The first vote against it decides; without one, the last vote does."""
     move = Move(key=key, against=("b",) if decides else ())
     with cluster.counted() as counted:
@@ -123,7 +127,9 @@ def test_a_vote(cluster: PhasesCluster, key: str, place: Place, times: int, deci
         slow(after("settle", "ledger:b"), 1),
     ],
 )
-def test_a_voter_that_is_told(cluster: PhasesCluster, key: str, place: Place, times: int) -> None:
+def test_a_voter_is_sent_one_decision_wherever_it_is_killed(
+    cluster: PhasesCluster, key: str, place: Place, times: int
+) -> None:
     with cluster.counted() as counted:
         cluster.kill_at(place, lambda: ask(cluster, Move(key=key)))
         assert decided(cluster, key, True) == {**ONCE, "b": times}
@@ -139,10 +145,12 @@ def test_a_voter_that_is_told(cluster: PhasesCluster, key: str, place: Place, ti
         slow(after("ballots/end_ballot")),
     ],
 )
-def test_a_decision_that_one_script_did_not_send(cluster: PhasesCluster, key: str, place: Place) -> None:
+def test_decisions_that_one_script_did_not_send_are_sent_after_its_death(
+    cluster: PhasesCluster, key: str, place: Place
+) -> None:
     with cluster.counted() as counted:
         cluster.kill_at(place, lambda: ask(cluster, Move(key=key, text=LARGE, against=("a",))))
-        eventually(lambda: len(cluster.notes("test:told")) >= 3, 20, cluster.log)
+        eventually(lambda: len(cluster.notes("test:decided")) >= 3, 20, cluster.log)
         cluster.idle()
         missing = cluster.orchestrator.coordination.ballot(key).wait(5).missing
         told = decided(cluster, key, False, dict(missing))
@@ -152,7 +160,9 @@ def test_a_decision_that_one_script_did_not_send(cluster: PhasesCluster, key: st
 
 
 @pytest.mark.parametrize("place", [slow(before("ballots/end_ballot")), slow(after("ballots/end_ballot"))])
-def test_a_ballot_whose_time_is_over(cluster: PhasesCluster, key: str, place: Place) -> None:
+def test_a_ballot_ends_at_its_time_wherever_who_ends_it_is_killed(
+    cluster: PhasesCluster, key: str, place: Place
+) -> None:
     move = Move(key=key)
     cluster.kill_at(place, lambda: ask(cluster, move, timeout_s=0.5, voters=(*VOTERS, ABSENT)))
     assert decided(cluster, key, False, {ABSENT: "timeout"}) == ONCE

@@ -73,7 +73,9 @@ def ended(cluster: PhasesCluster, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("is_last", [True, slow(False)])
-def test_a_party_that_leaves_a_message(cluster: PhasesCluster, name: str, place: Place, is_last: bool) -> None:
+def test_a_party_that_leaves_a_message_counts_once_wherever_it_is_killed(
+    cluster: PhasesCluster, name: str, place: Place, is_last: bool
+) -> None:
     with cluster.counted() as counted:
         if is_last:
             first = arrive(cluster, name)
@@ -91,7 +93,9 @@ def test_a_party_that_leaves_a_message(cluster: PhasesCluster, name: str, place:
 
 
 @pytest.mark.parametrize("place", [after(ARRIVE), slow(before(REST)), slow(after(REST))])
-def test_what_one_script_did_not_send(cluster: PhasesCluster, name: str, place: Place) -> None:
+def test_messages_that_one_script_did_not_send_are_sent_after_its_death(
+    cluster: PhasesCluster, name: str, place: Place
+) -> None:
     with cluster.counted() as counted:
         first = arrive(cluster, name, text=LARGE)
         first.wait(20)
@@ -114,7 +118,7 @@ def test_what_one_script_did_not_send(cluster: PhasesCluster, name: str, place: 
         slow(after(SETTLE, '"result":null'), 2),
     ],
 )
-def test_who_goes_on(cluster: PhasesCluster, name: str, place: Place, times: int) -> None:
+def test_each_party_goes_on_wherever_it_is_killed(cluster: PhasesCluster, name: str, place: Place, times: int) -> None:
     with cluster.counted() as counted:
         first = arrive(cluster, name)
         first.wait(20)
@@ -126,7 +130,9 @@ def test_who_goes_on(cluster: PhasesCluster, name: str, place: Place, times: int
 
 
 @pytest.mark.parametrize("place", [slow(before(BREAK)), slow(after(BREAK)), slow(Place("in handler", ("give up",)))])
-def test_a_generation_whose_time_is_over(cluster: PhasesCluster, name: str, place: Place) -> None:
+def test_a_generation_ends_at_its_time_wherever_who_ends_it_is_killed(
+    cluster: PhasesCluster, name: str, place: Place
+) -> None:
     with cluster.counted() as counted:
         first = cluster.kill_at(place, lambda: arrive(cluster, name, timeout_s=0.5))
         eventually(lambda: cluster.notes("test:gave_up"), 20, cluster.log)
@@ -140,7 +146,9 @@ def test_a_generation_whose_time_is_over(cluster: PhasesCluster, name: str, plac
 
 @pytest.mark.parametrize("place", [slow(before(WAIT)), slow(after(WAIT))])
 @pytest.mark.parametrize("on_death", ["break", "shrink"])
-def test_a_party_that_waits(cluster: PhasesCluster, name: str, place: Place, on_death: str) -> None:
+def test_a_killed_party_breaks_a_barrier_only_if_it_waited(
+    cluster: PhasesCluster, name: str, place: Place, on_death: str
+) -> None:
     """One that is killed before it has begun to wait breaks nothing: it has arrived, and arrives again."""
     orchestrator = cluster.orchestrator
     waits = place.where.startswith("after")
@@ -161,7 +169,9 @@ def test_a_party_that_waits(cluster: PhasesCluster, name: str, place: Place, on_
 
 
 @pytest.mark.parametrize("place", [slow(before(SETTLE, '"result":1')), slow(after(SETTLE, '"result":1'))])
-def test_a_party_that_has_waited(cluster: PhasesCluster, name: str, place: Place) -> None:
+def test_a_party_that_has_waited_passes_again_wherever_it_is_killed(
+    cluster: PhasesCluster, name: str, place: Place
+) -> None:
     """It passes once more, and not into the next generation."""
     orchestrator = cluster.orchestrator
     with cluster.counted() as counted:

@@ -63,7 +63,9 @@ def leads(cluster: PhasesCluster) -> Any:
         slow(after(SETTLE, '"result":"ticked"'), (1, 1, 1)),
     ],
 )
-def test_a_new_leader(cluster: PhasesCluster, place: Place, calls: tuple[int, int, int]) -> None:
+def test_terms_begin_and_end_in_order_wherever_a_leader_is_killed(
+    cluster: PhasesCluster, place: Place, calls: tuple[int, int, int]
+) -> None:
     first = leads(cluster)
     (leader,) = [worker for worker in cluster.workers if worker.incarnation == first.leader]
 

@@ -50,14 +50,14 @@ class Failing:
             raise OSError("bad file descriptor")
 
 
-def test_a_worker_s(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workers_heartbeats_go_on(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     # Its first heartbeat is sent while it begins to consume.
     Inbox(connection)
     failing = Failing(monkeypatch)
     eventually(lambda: failing.beats > 1)
 
 
-def test_a_session_s(shop: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sessions_heartbeats_go_on(shop: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
     with shop.monitors.session():
         failing = Failing(monkeypatch)
         eventually(lambda: failing.beats > 1)

@@ -93,5 +93,5 @@ ACTS: dict[str, Callable[[Orchestrator], Any]] = {
 
 
 @pytest.mark.parametrize("act", ACTS)
-def test_it_may_do_this(orchestrator: Orchestrator, act: str) -> None:
+def test_a_user_with_few_rights_may(orchestrator: Orchestrator, act: str) -> None:
     ACTS[act](orchestrator)

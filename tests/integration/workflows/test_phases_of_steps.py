@@ -53,7 +53,7 @@ def start(cluster: PhasesCluster, flow: Workflow, **options: Any) -> Run:
         slow(after(SETTLE, "middle"), 1),
     ],
 )
-def test_a_step(cluster: PhasesCluster, place: Place, begun: int) -> None:
+def test_a_step_is_done_once_wherever_its_worker_is_killed(cluster: PhasesCluster, place: Place, begun: int) -> None:
     with cluster.counted() as counted:
         run = cluster.kill_at(place, lambda: start(cluster, chain(Do(what="middle"))))
         assert run.wait(20).state == "completed"
@@ -62,7 +62,7 @@ def test_a_step(cluster: PhasesCluster, place: Place, begun: int) -> None:
 
 
 @pytest.mark.parametrize(("place", "begun"), [slow(before("retry", "middle"), 3), slow(after("retry", "middle"), 2)])
-def test_a_step_that_is_attempted_again(cluster: PhasesCluster, place: Place, begun: int) -> None:
+def test_a_step_is_retried_wherever_its_worker_is_killed(cluster: PhasesCluster, place: Place, begun: int) -> None:
     retry = Retry(max_retries=2, backoff=Exponential(initial_s=0.05))
     with cluster.counted() as counted:
         run = cluster.kill_at(place, lambda: start(cluster, chain(Do(what="middle", fails=1), retry=retry)))
@@ -74,7 +74,7 @@ def test_a_step_that_is_attempted_again(cluster: PhasesCluster, place: Place, be
 @pytest.mark.parametrize(
     ("place", "begun"), [slow(before("dead_letter", "it fails"), 2), slow(after("dead_letter", "it fails"), 1)]
 )
-def test_a_step_that_fails(cluster: PhasesCluster, place: Place, begun: int) -> None:
+def test_a_step_fails_once_wherever_its_worker_is_killed(cluster: PhasesCluster, place: Place, begun: int) -> None:
     letters = cluster.orchestrator.dead_letters.count()
     with cluster.counted() as counted:
         run = cluster.kill_at(place, lambda: start(cluster, chain(Do(what="middle", fails=9))))
@@ -95,7 +95,9 @@ def test_a_step_that_fails(cluster: PhasesCluster, place: Place, begun: int) -> 
         slow(after(SETTLE, ".u1"), 1),
     ],
 )
-def test_a_compensation(cluster: PhasesCluster, place: Place, begun: int) -> None:
+def test_a_compensation_is_done_once_wherever_its_worker_is_killed(
+    cluster: PhasesCluster, place: Place, begun: int
+) -> None:
     flow = chain(Do(what="middle"))
     flow.step("fails", Do(what="fails", fails=9), to="stepper", after="last")
     with cluster.counted() as counted:
@@ -109,7 +111,7 @@ def test_a_compensation(cluster: PhasesCluster, place: Place, begun: int) -> Non
 @pytest.mark.parametrize(
     "place", [after(SETTLE, "first"), slow(before("workflows/advance_run")), slow(after("workflows/advance_run"))]
 )
-def test_what_one_script_did_not_send(cluster: PhasesCluster, place: Place) -> None:
+def test_steps_that_one_script_did_not_send_are_sent_after_its_death(cluster: PhasesCluster, place: Place) -> None:
     flow = Workflow("fan")
     first = flow.step("first", Do(what="first"), to="stepper")
     parts = [flow.step(f"part-{number}", Do(what=f"part {number}"), to="stepper", after=first) for number in range(130)]
@@ -135,7 +137,7 @@ TIMER = ("workflows/control_run", "\r\ntime\r\n")
 
 
 @pytest.mark.parametrize("place", [slow(before(*TIMER)), slow(after(*TIMER))])
-def test_a_wait_that_is_over(cluster: PhasesCluster, place: Place) -> None:
+def test_a_wait_ends_once_wherever_who_ends_it_is_killed(cluster: PhasesCluster, place: Place) -> None:
     with cluster.counted() as counted:
         run = cluster.kill_at(place, lambda: start(cluster, timed(seconds=0.2)))
         assert run.wait(20).state == "completed"
@@ -145,7 +147,7 @@ def test_a_wait_that_is_over(cluster: PhasesCluster, place: Place) -> None:
 
 @pytest.mark.parametrize("place", [slow(before(*TIMER)), slow(after(*TIMER))])
 @pytest.mark.parametrize(("wait", "deadline_s"), [(None, 0.5), (0.5, None)])
-def test_a_time_that_is_over(
+def test_a_run_ends_at_its_time_wherever_who_ends_it_is_killed(
     cluster: PhasesCluster, place: Place, wait: float | None, deadline_s: float | None
 ) -> None:
     flow = timed(event="never", timeout_s=wait)
@@ -167,7 +169,9 @@ def test_a_time_that_is_over(
         slow(after(SETTLE, "expanded"), 1),
     ],
 )
-def test_steps_that_take_the_place_of_one(cluster: PhasesCluster, place: Place, begun: int) -> None:
+def test_steps_take_the_place_of_one_wherever_its_worker_is_killed(
+    cluster: PhasesCluster, place: Place, begun: int
+) -> None:
     with cluster.counted() as counted:
         run = cluster.kill_at(place, lambda: start(cluster, chain(Do(what="middle", adds=3))))
         assert run.wait(20).state == "completed"
@@ -191,7 +195,9 @@ def test_steps_that_take_the_place_of_one(cluster: PhasesCluster, place: Place, 
         slow(after(SETTLE, '"result":["call 1"'), 4),
     ],
 )
-def test_a_function(cluster: PhasesCluster, place: Place, executed: int) -> None:
+def test_a_function_makes_each_call_once_wherever_its_worker_is_killed(
+    cluster: PhasesCluster, place: Place, executed: int
+) -> None:
     function = cluster.orchestrator.runtime.functions["tests.apps.phases_app.calls"]
     run = cluster.kill_at(place, lambda: cluster.orchestrator.workflows.start(function))
     assert run.wait(20).state == "completed"
@@ -210,7 +216,9 @@ def test_a_function(cluster: PhasesCluster, place: Place, executed: int) -> None
         slow(210, after("workflows/start_run")),
     ],
 )
-def test_a_start(cluster: PhasesCluster, steps: int, place: Place, request: pytest.FixtureRequest) -> None:
+def test_a_run_is_started_once_wherever_its_starter_is_killed(
+    cluster: PhasesCluster, steps: int, place: Place, request: pytest.FixtureRequest
+) -> None:
     orchestrator, workflow_id = cluster.orchestrator, request.node.name
     with cluster.counted() as counted:
         begin = Begin(workflow_id=workflow_id, steps=steps)
@@ -236,7 +244,7 @@ CONTROL = "workflows/control_run"
         slow("resume", "completed", {"first": 1, "last": 1}),
     ],
 )
-def test_a_control(
+def test_a_run_is_controlled_once_wherever_its_controller_is_killed(
     cluster: PhasesCluster, when: Any, action: str, state: str, begun: Any, request: pytest.FixtureRequest
 ) -> None:
     run = start(cluster, timed(event="go"), workflow_id=request.node.name)

@@ -40,13 +40,13 @@ def test_a_wrong_call_is_no_fault_of_the_value(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["5", "[1]", "null", '"a"', "{}", "{", '{"o": null}'])
-def test_a_value_of_another_shape_is(text: str) -> None:
+def test_a_value_of_another_shape_is_unreadable(text: str) -> None:
     with pytest.raises(UnreadableKey, match="orc:named:lease:a"), store().reading("orc:named:lease:a"):
         json.loads(text)["o"]["e"].split(" ")
 
 
 @pytest.mark.parametrize("candidates", [[["a"]], [["a", "1", "q", "0", "more"]], [5]])
-def test_so_is_a_placement_with_odd_candidates(candidates: Any) -> None:
+def test_a_placement_with_odd_candidates_is_unreadable(candidates: Any) -> None:
     text = json.dumps({"needs": ["ocr"], "levels": [], "candidates": candidates, "send": "{}"})
     with pytest.raises(UnreadableKey), store().reading("orc:run:a"):
         PlacementRecord.from_text(text)
