@@ -22,7 +22,9 @@ UNREADABLE: Final = (ValueError, KeyError, IndexError, TypeError, AttributeError
 
 
 #: The message of a TypeError by which Python refuses the arguments of a call.
-_WRONG_CALL: Final = re.compile(r"\(\) (missing \d+ required|takes |got an unexpected keyword|got multiple values)")
+_WRONG_CALL: Final = re.compile(
+    r"\(\) (missing \d+ required|takes |got (an unexpected keyword|multiple values|some positional))"
+)
 
 
 def is_wrong_call(error: BaseException) -> bool:

@@ -249,7 +249,7 @@ class BarrierRecord:
             self._look_up(party, owners)
 
     def _look_up(self, party: str, owners: Owners) -> None:
-        """Lose a party if it waits, and who waits for it does not run any more."""
+        """Lose a waiting party whose attempt does not run any more."""
         one = self.waiting.get(party)
         if one is None:
             return

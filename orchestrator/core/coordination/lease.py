@@ -242,7 +242,8 @@ class NamedLease:
             self._end(found, LIMIT, now_ms)
             found = None
         if found is not None:
-            self.last_calls[call[:CALLER]] = call
+            if call:
+                self.last_calls[call[:CALLER]] = call
             if len(found.tokens) > 1:
                 found.tokens.remove(token)
                 return True

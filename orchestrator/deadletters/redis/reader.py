@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.core.log import get_logger
-from orchestrator.core.stored_values import UNREADABLE, stored_text
+from orchestrator.core.stored_values import UNREADABLE, is_wrong_call, stored_text
 from orchestrator.deadletters.letter import DIMENSIONS, FIELD_KIND, FIELD_QUEUE
 from orchestrator.deadletters.redis.letters import RedisLetters, decode_ids
 from orchestrator.deadletters.store import CANDIDATES_PER_STEP, Found, Row
@@ -139,7 +139,9 @@ def _kind_values(raw: bytes | None) -> list[bytes]:
     try:
         texts: list[str] = json.loads(raw.decode("utf-8", "surrogateescape"))
         values = [text.encode("utf-8", "surrogateescape") for text in texts]
-    except UNREADABLE:
+    except UNREADABLE as error:
+        if is_wrong_call(error):
+            raise
         values = []
     if len(values) != len(_KIND_FIELDS):
         logger.error("letters:kind-names: %r is no list of the values of a kind; its letters are listed without", raw)

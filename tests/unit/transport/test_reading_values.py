@@ -23,19 +23,24 @@ def two(one: object, other: object, *, more: object = None) -> None:
     """A function of this library."""
 
 
+def by_place(one: object, /) -> None:
+    """Another, whose argument has no name."""
+
+
 #: Bugs: a function is called with what it does not take.
 WRONG_CALLS: dict[str, Callable[[], Any]] = {
     "too few": lambda: two(1),  # type: ignore[call-arg]
     "too many": lambda: two(1, 2, 3),  # type: ignore[call-arg]
     "an unknown one": lambda: two(1, 2, less=3),  # type: ignore[call-arg]
     "one twice": lambda: two(1, 2, one=3),  # type: ignore[misc]
+    "one by its name": lambda: by_place(one=1),  # type: ignore[call-arg]
 }
 
 
 @pytest.mark.parametrize("name", WRONG_CALLS)
 def test_a_wrong_call_is_no_fault_of_the_value(name: str) -> None:
     """Regression: the operator was told to delete the key."""
-    with pytest.raises(TypeError, match=r"two\(\)"):
+    with pytest.raises(TypeError, match=r"(two|by_place)\(\)"):
         store().read_or_skip("orc:named:lease:a", WRONG_CALLS[name])
 
 
