@@ -342,7 +342,7 @@ class RedisNamedLeases(NamedLeases):
                 return stored_text(found[0][0]), term
             read, found = found[0][0], self._newest(name)
             if found and found[0][0] == read:
-                # What led has ended, and nobody has asked since. Otherwise it has ended just now, and more is known.
+                # The leader has ended, and no call has recorded it. If a newer entry has come meanwhile, read that.
                 return stored_text(read), replace(term, reason="lost", ended_s=term.since_s)
         return "0-0", None
 

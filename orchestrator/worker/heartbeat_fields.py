@@ -49,7 +49,7 @@ class HeartbeatFields:
         pool = getattr(self.worker, "pool", None)
         if pool is not None:
             fields["pool"] = type(pool).__module__.rpartition(".")[2]
-            # A prefork pool that has ended knows it no more; its worker's heartbeats go on until it has left.
+            # After a prefork pool has ended it has no size; the worker sends heartbeats until it has left.
             with contextlib.suppress(AttributeError):
                 fields["concurrency"] = str(pool.num_processes)
         return fields

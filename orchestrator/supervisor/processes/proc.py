@@ -247,23 +247,23 @@ def kill_tree(state_directory: str, timeout_s: float = 5.0) -> int:
     They have ended then: one that is ending has no environment any more, and may still have its files and ports.
     """
     me = os.getpid()
-    unclear: set[int] = set()
+    within_exec: set[int] = set()
     killed: dict[int, int | None] = {}
 
     def is_meant(pid: int) -> bool:
         mark = shown_variable_of(pid, TREE_VARIABLE)
         if mark is None:
-            unclear.add(pid)
+            within_exec.add(pid)
         found = _stat(pid) if mark == state_directory else None
         return found is not None and found[0] not in (b"Z", b"X")
 
     until = monotonic() + timeout_s
     while True:
-        unclear.clear()
-        there = {pid: born(pid) for pid in all_pids() if pid not in (me, os.getppid())}
-        found = {pid: began for pid, began in there.items() if kill_if(pid, is_meant)}
+        within_exec.clear()
+        began_by_pid = {pid: born(pid) for pid in all_pids() if pid not in (me, os.getppid())}
+        found = {pid: began for pid, began in began_by_pid.items() if kill_if(pid, is_meant)}
         killed.update(found)
         ending = any(is_running(pid, began) for pid, began in killed.items())
-        if not (found or unclear or ending) or monotonic() > until:
+        if not (found or within_exec or ending) or monotonic() > until:
             return len(killed)
         sleep(_LOOK_EVERY_S)

@@ -31,13 +31,13 @@ def publishes_now(keys: Keys) -> str:
 def new_attempt(keys: Keys, caller: str = "") -> Attempt:
     """An attempt at a call, by which the scripts recognise it when it is repeated.
 
-    ``caller`` names who has its last call recorded; without one the call is, for calls that are rare.
+    ``caller``: whose last call Redis records. Without it, the call itself is recorded; for rare calls only.
     """
     return Attempt(publishes_now(keys), caller + os.urandom(8).hex())
 
 
 class Callers:
-    """Names of this process' threads, each as long as a connection's: of each caller, Redis keeps the last call.
+    """A 16-character name for each thread, as connections have. Redis keeps the last call of each name.
 
     A thread that has ended leaves its name to a later one: there are as many as there were threads at once.
     """

@@ -14,18 +14,18 @@ local all = redis.call('HGETALL', work.holders)
 for i = 1, #all, 2 do
   local holder = cjson.decode(all[i + 1])
   if holder.r == resource and holder.o == owner and holder.e == entry then
-    local said = ''
+    local answer = ''
     if is_past_limit(work, holder) then
       end_holder(work, holder, 'limit')
     else
       remove_holder(work, holder, 'released')
       --- @event 'lease_ended', 'pool', name, holder.o, holder.f, 'released'
-      said = string.format('%.0f', holder.f)
-      record_answer(publishes, call, said)
+      answer = string.format('%.0f', holder.f)
+      record_answer(publishes, call, answer)
     end
     grant_next(work)
     expire_unused(work)
-    return with_events(said)
+    return with_events(answer)
   end
 end
 emit_event('lease_refused', 'pool', name, owner, resource)

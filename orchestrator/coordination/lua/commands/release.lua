@@ -16,9 +16,9 @@ if kind == 'lease' then
     redis.call('SREM', root .. 'named-of:' .. known[3], token .. ' lease:' .. name)
     redis.call('PEXPIRE', state, 604800000)
     --- @event 'lease_ended', kind, name, known[3], known[4], reason
-    local said = known[4] .. ' ' .. known[3]
-    record_answer(publishes, call, said)
-    return said
+    local answer = known[4] .. ' ' .. known[3]
+    record_answer(publishes, call, answer)
+    return answer
   end
 end
 --- @include "named_leases"
@@ -26,6 +26,6 @@ local work = work_on(root, kind, name)
 local holder, has_ended = release(work, token, reason)
 expire_unused(work)
 if not holder then return with_events(first_answer(publishes, call) or '') end
-local said = has_ended and string.format('%.0f ', holder.f) .. holder.o or '+'
-record_answer(publishes, call, said)
-return with_events(said)
+local answer = has_ended and string.format('%.0f ', holder.f) .. holder.o or '+'
+record_answer(publishes, call, answer)
+return with_events(answer)

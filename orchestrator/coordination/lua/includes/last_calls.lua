@@ -1,6 +1,5 @@
--- A call that ends a permit, and is repeated because its answer was lost, gets the first answer again. Of each caller, a thread, the last
--- call is kept: caller -> "TOKEN ANSWER", in the hash of last publishes (see publish_dedup.py), in which no connection has a caller's
--- name. A token begins with the caller. Where that hash cannot be written, a permit ends nevertheless.
+-- Answers of calls that end a permit. Of each caller (a thread), the last call is kept in the hash of last publishes:
+-- caller -> "TOKEN ANSWER". A token begins with its caller's 16 characters. If the hash cannot be written, the permit ends nevertheless.
 local function record_answer(publishes, token, answer)
   if redis.pcall('HSET', publishes, token:sub(1, 16), token .. ' ' .. answer) == 1 then redis.pcall('PEXPIRE', publishes, 900000) end
 end

@@ -14,7 +14,7 @@ even_when_full(leases)
 if not redis.call('ZSCORE', leases, owner) then return {'gone'} end
 local b = open_barrier(root, name)
 catch_up(b)
--- It may be attempted again before anybody has found that the attempt has died in which it waited.
+-- Its message may be requeued before anybody has noticed the death of the attempt that waited.
 look_up(b, party)
 
 local function note_call(generation)

@@ -124,7 +124,7 @@ local function lose(b, party, reason)
   trip_if_complete(b)
 end
 
--- Why one who waits is lost; false if it runs.
+-- Why a waiting party is lost; false if its attempt runs.
 local function why_lost(b, one)
   if life(b, one.o) ~= 'alive' then return reason_of(b, one.o) end
   return one.e ~= '' and not has_entry(one.o, one.e) and 'attempt ended'
@@ -159,7 +159,7 @@ local function catch_up(b)
   lose_some(b, found[2], function(one) return why_lost(b, one) end)
 end
 
--- Loses a party if it waits, and who waits for it does not run any more.
+-- Loses a waiting party whose attempt does not run any more.
 local function look_up(b, party)
   local json = b.due > 0 and redis.call('HGET', b.waiting, party)
   local reason = json and why_lost(b, cjson.decode(json))
