@@ -65,6 +65,23 @@ def _heed_terminals() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+class Site:
+    """A directory for ``PYTHONPATH`` with a text that Python runs before anything else.
+
+    Python only prints an error in it, and goes on: a test is to ask whether all of it was run.
+    """
+
+    def __init__(self, directory: Path, text: str) -> None:
+        self.directory = directory
+        directory.mkdir()
+        note = f"import os\nopen(f'{directory}/loaded.{{os.getpid()}}', 'x').close()\n"
+        (directory / "sitecustomize.py").write_text(f"{text}\n{note}")
+
+    def is_loaded_by(self, tree: Supervised) -> bool:
+        """Whether the supervisor of a tree that runs has run the text."""
+        return (self.directory / f"loaded.{tree.process.pid}").exists()
+
+
 class Supervised:
     """One tree that runs."""
 

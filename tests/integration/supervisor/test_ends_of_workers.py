@@ -15,7 +15,9 @@ from orchestrator import Handled
 from orchestrator.supervisor.processes.oom import _open_log
 from tests.apps.supervised_app import TakeMemory, Work
 from tests.support.eventually import eventually
+from tests.support.named_pipes import write_to
 from tests.support.processes import is_gone
+from tests.support.supervised import Site
 
 #: A supervisor, two workers and a death recorder need about 300.
 LIMIT_MB = 500
@@ -104,19 +106,23 @@ def test_a_neighbour_that_the_kernel_kills_for_its_memory_is_not_taken_for_a_wor
 
 
 #: Imported by Python before anything else: a supervisor that leaves workers 50 s after SIGQUIT, where it is 5 s.
-PATIENT = "from orchestrator.supervisor.reading import kinds\nkinds._QUIT_BEFORE_S = 50.0\n"
+PATIENT = """
+from orchestrator.supervisor.reading import kinds
+assert kinds._QUIT_BEFORE_S == 5.0
+kinds._QUIT_BEFORE_S = 50.0
+"""
 
 
 def test_a_worker_that_runs_a_message_after_sigterm_gets_sigquit_before_it_is_killed(workers, orchestrator, tmp_path):
-    (site := tmp_path / "site").mkdir()
-    (site / "sitecustomize.py").write_text(PATIENT)
+    site = Site(tmp_path / "site", PATIENT)
     # SIGTERM alone would let it wait for its message.
     tree = workers(
         1,
         worker={"pool": "prefork", "concurrency": 1, "shutdown_s": 51},
-        prefix=("env", f"PYTHONPATH={site}"),
+        prefix=("env", f"PYTHONPATH={site.directory}"),
     )
     tree.wait_for("all are ready", 60)
+    assert site.is_loaded_by(tree)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     delivery = orchestrator.send("counter", Work(gate=str(gate)))
@@ -132,5 +138,5 @@ def test_a_worker_that_runs_a_message_after_sigterm_gets_sigquit_before_it_is_ki
     # Its message is the next one's.
     tree.ask("start", "agents/counter.1")
     eventually(lambda: len(list(tmp_path.glob("gate.*"))) == 2, 60)
-    gate.write_bytes(b"")
+    write_to(gate)
     assert isinstance(delivery.wait(timeout_s=20), Handled)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.processes import is_gone
-from tests.support.supervised import PYTHON, process
+from tests.support.supervised import PYTHON, Site, process
 
 #: Starts a child of its own, which says its process id.
 WITH_CHILD = ["sh", "-c", "sleep 1000 & echo child $!; wait"]
@@ -215,15 +215,15 @@ def test_flood_half_characters_and_closed_output_block_nobody(supervise):
 
 
 #: Imported by Python before anything else: a supervisor in whose hurry nobody is killed.
-PATIENT = "from orchestrator.core.supervision_tree import rule\nrule.HURRIED_S = 3600.0\n"
+PATIENT = "from orchestrator.core.supervision_tree import rule\nassert rule.HURRIED_S == 5.0\nrule.HURRIED_S = 3600.0\n"
 
 
 def test_a_second_stop_hurries_and_a_third_one_kills(supervise, tmp_path):
-    (site := tmp_path / "site").mkdir()
-    (site / "sitecustomize.py").write_text(PATIENT)
+    site = Site(tmp_path / "site", PATIENT)
     child = process("a", [*PYTHON, DEAF], shutdown_s="infinity")
-    tree = supervise([child], environment={"PYTHONPATH": str(site)})
+    tree = supervise([child], environment={"PYTHONPATH": str(site.directory)})
     tree.wait_for("deaf")
+    assert site.is_loaded_by(tree)
     tree.process.send_signal(signal.SIGINT)
     tree.wait_for("stopping")
     tree.process.send_signal(signal.SIGINT)

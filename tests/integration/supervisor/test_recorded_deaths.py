@@ -12,6 +12,7 @@ import pytest
 from orchestrator import Dead, Handled
 from tests.apps.supervised_app import Work
 from tests.support.eventually import eventually
+from tests.support.named_pipes import write_to
 from tests.support.supervised import Supervised, process
 
 
@@ -34,7 +35,7 @@ def test_a_killed_workers_message_runs_elsewhere_and_its_true_end_is_recorded(wo
     pid = int(started.suffix[1:])
     os.kill(pid, signal.SIGKILL)
     (again,) = eventually(lambda: [one for one in tmp_path.glob("gate.*") if one != started])
-    gate.open("w").close()
+    write_to(gate)
     outcome = delivery.wait(timeout_s=20)
 
     assert isinstance(outcome, Handled)

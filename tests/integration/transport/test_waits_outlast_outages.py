@@ -21,6 +21,7 @@ from tests.apps import failover_app
 from tests.apps.failover_app import Add
 from tests.support.command_line import celery
 from tests.support.eventually import eventually
+from tests.support.named_pipes import write_to
 from tests.support.worker_process import WorkerProcess
 
 APP = "tests.apps.failover_app"
@@ -107,7 +108,7 @@ def test_the_wait_for_a_broadcast_goes_on(server: EmbeddedServer, orchestrator: 
         waiting = aside(lambda: report.wait(timeout_s=60))
         sleeps_in(server)
         restarted(server)
-        pipe.write_text("done")
+        write_to(pipe, "done", host.log)
         assert waiting.result(60) == {"adder": Handled("done")}, host.log()
 
 
@@ -147,7 +148,7 @@ def test_a_call_s_wait_goes_on(server: EmbeddedServer, orchestrator: Orchestrato
             eventually(lambda: client.xpending("orc:q:0:adder", "workers")["pending"] == 1, describe=host.log)
         sleeps_in(server)
         restarted(server)
-        pipe.write_text("done")
+        write_to(pipe, "done", host.log)
         assert waiting.result(60) == "done"
 
 
