@@ -201,12 +201,19 @@ class Machine(RuleBasedStateMachine):
             self.redis.hset(self.keys.incarnation(owner), "reason", reason)
             self.owners.lives[owner], self.owners.reasons[owner] = Life.DYING, reason
 
-    @rule(attempt=attempts, other=attempts)
-    def die_while_it_waits(self, attempt: Attempt, other: Attempt) -> None:
-        """It is looked up by the next one that comes; without this, few examples come to that."""
+    @rule(attempt=attempts, other=attempts, at_once=st.booleans())
+    def die_while_it_waits(self, attempt: Attempt, other: Attempt, at_once: bool) -> None:
+        """It is looked up by the next one that comes, or its own next attempt; else few examples come to that."""
         here = self.arrive(attempt, again=True)
         self.wait(here)
+        if at_once:
+            # This has all who wait looked up, which is not done again within the next second.
+            self.wait(here)
         self.die(attempt.request.owner, "killed")
+        living = [owner for owner in OWNERS if self.owners.lives[owner] is Life.ALIVE]
+        if at_once and living:
+            self.deliver_again(attempt, living[0])
+            return
         self.time_passes(1500)
         self.arrive(other, again=True)
 
@@ -330,6 +337,7 @@ FAULTS = {
     "a party too few": Fault("< b.parties then return end", "< b.parties - 1 then return end"),
     "a death breaks what may shrink": Fault("if b.on_death == 'break' then", "if true then"),
     "the dead wait on": Fault("if life(b, one.o) ~= 'alive' then return reason_of(b, one.o) end", ""),
+    "who arrives again is not looked up": Fault("b.due > 0 and redis.call('HGET', b.waiting, party)", "false"),
     "the time is never over": Fault(
         "if b.due == 0 or b.now < b.due then return false end", "if true then return false end"
     ),

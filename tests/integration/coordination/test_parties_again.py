@@ -10,6 +10,7 @@ import pytest
 from orchestrator.core.coordination.barrier import Arriving, BarrierRecord, OnDeath, Reply, Status, Waiting
 from orchestrator.core.coordination.lease import Life
 from tests.support.coordination_under_test import close, make
+from tests.support.flow import heard
 from tests.support.owners_under_test import Owners
 
 DEAD, LIVING = "w@h:1#1", "w@h:2#2"
@@ -29,6 +30,10 @@ class InRule:
 
     def kill(self) -> None:
         self._owners.lives[DEAD], self._owners.reasons[DEAD] = Life.DYING, "killed"
+
+    def parties(self) -> tuple[set[str], set[str]]:
+        """Who has arrived, and who is gone."""
+        return set(self._record.arrived), set(self._record.gone)
 
 
 class InRedis:
@@ -52,6 +57,12 @@ class InRedis:
         self._client.zrem(self._keys.leases, DEAD)
         self._client.zadd(self._keys.dying, {DEAD: 1})
         self._client.hset(self._keys.incarnation(DEAD), "reason", "killed")
+
+    def parties(self) -> tuple[set[str], set[str]]:
+        """Who has arrived, and who is gone."""
+        state = self._barriers.read("b")
+        assert state is not None
+        return {one.party for one in state.present}, {party for party, _ in state.gone}
 
     def close(self) -> None:
         close(self._orchestrator)
@@ -93,5 +104,12 @@ def test_it_breaks_the_generation_in_which_it_waited(again: Callable[[OnDeath], 
     assert (reply.ended.reason, reply.ended.party, reply.ended.arrived) == ("killed", "again", ("again", "other"))
 
 
-def test_it_counts_again_where_a_generation_shrinks(again: Callable[[OnDeath], Reply]) -> None:
-    assert again(OnDeath.SHRINK).status is Status.WAITING
+def test_it_counts_again_where_a_generation_shrinks(
+    barrier: InRule | InRedis, again: Callable[[OnDeath], Reply]
+) -> None:
+    with heard("barrier.shrunk") as shrunk:
+        assert again(OnDeath.SHRINK).status is Status.WAITING
+    assert barrier.parties() == ({"again", "other"}, set())
+    # The rule alone emits nothing.
+    lost = [("again", "killed")] if isinstance(barrier, InRedis) else []
+    assert [(event.metadata["party"], event.metadata["reason"]) for event in shrunk] == lost

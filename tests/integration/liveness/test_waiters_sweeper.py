@@ -83,13 +83,26 @@ def is_swept(cluster: Cluster) -> bool:
 def waits_until_it_is_swept(
     cluster: Cluster, wait: Callable[[Orchestrator, float], None], is_over: Callable[[], bool] | None = None
 ) -> None:
-    """Wait, again if this process came to its look, a second later, only when the wait was over."""
+    """Wait, and make sure that after the first slice of a second there is a look, and a sweep; wait for its end."""
+    sweeper: Any = cluster.orchestrator.runtime.store.waiters_sweeper
+    after_slice, begin, done = sweeper.after_slice, sweeper._begin, list[str]()
 
-    def has_come() -> bool:
-        wait(cluster.orchestrator, WAIT_S)
-        return is_over() if is_over is not None else is_swept(cluster)
+    def noted(what: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*args: Any) -> Any:
+            done.append(what)
+            return act(*args)
 
-    eventually(has_come, 20)
+        return note
+
+    sweeper._begin = noted("sweep", begin)
+    sweeper.after_slice = noted("slice", lambda run: after_slice(noted("look", run)))
+    # Again, and for longer, if this process came to its look, a second later, only when the wait was over.
+    for times in (1, 2, 4):
+        wait(cluster.orchestrator, times * WAIT_S)
+        if done:
+            break
+    assert done[:3] == ["slice", "look", "sweep"]
+    eventually(is_over or (lambda: is_swept(cluster)), 20)
 
 
 @pytest.mark.parametrize("wait", WAITS)
