@@ -157,7 +157,7 @@ class BarrierRecord:
             return Reply(Status.GONE)
         self._catch_up(now_ms, owners)
         # It may be attempted again before anybody has found that the attempt has died in which it waited.
-        self._look_up(request.party, owners)
+        self._lose_if_dead(request.party, owners)
         earlier = self.calls.get(request.caller)
         if earlier is not None and now_ms < earlier.until_ms:
             # It was repeated because its answer was lost; or the delivery has passed in an attempt before this one.
@@ -246,9 +246,9 @@ class BarrierRecord:
             return
         self.checked_ms = now_ms
         for party in sorted(self.waiting):
-            self._look_up(party, owners)
+            self._lose_if_dead(party, owners)
 
-    def _look_up(self, party: str, owners: Owners) -> None:
+    def _lose_if_dead(self, party: str, owners: Owners) -> None:
         """Lose a waiting party whose attempt does not run any more."""
         one = self.waiting.get(party)
         if one is None:

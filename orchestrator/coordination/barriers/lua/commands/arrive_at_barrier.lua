@@ -15,7 +15,7 @@ if not redis.call('ZSCORE', leases, owner) then return {'gone'} end
 local b = open_barrier(root, name)
 catch_up(b)
 -- Its message may be requeued before anybody has noticed the death of the attempt that waited.
-look_up(b, party)
+lose_if_dead(b, party)
 
 local function note_call(generation)
   redis.call('SET', call, string.format('%.0f\n%s\n%s', generation, token, entry), 'PX', CALLS_MS)

@@ -160,7 +160,7 @@ local function catch_up(b)
 end
 
 -- Loses a waiting party whose attempt does not run any more.
-local function look_up(b, party)
+local function lose_if_dead(b, party)
   local json = b.due > 0 and redis.call('HGET', b.waiting, party)
   local reason = json and why_lost(b, cjson.decode(json))
   if reason then lose(b, party, reason) end
