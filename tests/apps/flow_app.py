@@ -130,6 +130,13 @@ class LongFused(_Base):
     breaker = Breaker(failures=2, window_s=60, open_s=600)
 
 
+class Brief(_Base):
+    """Its breaker opens for a moment."""
+
+    name = "brief"
+    breaker = Breaker(failures=2, window_s=60, open_s=0.3)
+
+
 class Sluggish(Agent):
     """Takes longer than its breaker likes."""
 
@@ -172,7 +179,7 @@ class Oldest(_Base):
     mailbox = Mailbox(limit=3, overflow="drop_newest")
 
 
-AGENTS = (Europe, America, Asia, Fused, LongFused, Sluggish, Shared, Small, Patient, Newest, Oldest)
+AGENTS = (Europe, America, Asia, Fused, LongFused, Brief, Sluggish, Shared, Small, Patient, Newest, Oldest)
 
 
 def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any) -> Orchestrator:

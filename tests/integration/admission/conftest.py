@@ -11,7 +11,7 @@ from tests.apps import flow_app as app
 from tests.support.cluster import NO_REDIS, Cluster
 from tests.support.worker_process import WorkerProcess
 
-HOSTED = "eu,us,fused,long-fused,sluggish,shared"
+HOSTED = "eu,us,fused,long-fused,brief,sluggish,shared"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from orchestrator.core.admission.breaker import Phase
 from orchestrator.core.errors import (
     CircuitOpen,
 )
-from orchestrator.sending.delivery import CancelResult, Status
+from orchestrator.sending.delivery import CancelResult, Delivery, Status
 from tests.apps import flow_app as app
 from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
@@ -60,6 +60,25 @@ def test_a_probe_that_fails_opens_the_breaker_again(cluster: Cluster, monkeypatc
         cluster.orchestrator.send("fused", app.Work())
     let_open_time_pass(cluster, monkeypatch)
     assert cluster.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
+
+
+@pytest.mark.slow
+def test_the_time_for_which_a_breaker_is_open_passes(cluster: Cluster) -> None:
+    """By the clock itself; the other tests move it, or what is on record."""
+    orchestrator = cluster.orchestrator
+    for _ in range(2):
+        assert isinstance(orchestrator.send("brief", app.Work(fails=True)).wait(WAIT_S), Dead)
+    assert orchestrator.breakers.state("brief").phase is not Phase.CLOSED
+
+    def sent() -> list[Delivery]:
+        try:
+            return [orchestrator.send("brief", app.Work())]
+        except CircuitOpen:
+            return []
+
+    (delivery,) = eventually(sent)
+    assert delivery.wait(WAIT_S) == Handled("worked")
+    eventually(lambda: orchestrator.breakers.state("brief").phase is Phase.CLOSED)
 
 
 @pytest.mark.parametrize("track", [True, False])

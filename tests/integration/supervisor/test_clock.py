@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.supervised import process
+from tests.support.supervised import Site, process
 
 HOUR_S = 3600
 
@@ -35,9 +35,8 @@ class Clock:
     def __init__(self, directory: Path) -> None:
         self.file = directory / "clock"
         self.set(0)
-        (site := directory / "site").mkdir()
-        (site / "sitecustomize.py").write_text(CLOCK)
-        self.environment = {"PYTHONPATH": str(site), "CLOCK_AT": str(self.file)}
+        self.site = Site(directory / "site", CLOCK)
+        self.environment = {"PYTHONPATH": str(self.site.directory), "CLOCK_AT": str(self.file)}
 
     def set(self, off_s: int) -> None:
         # In one step: it is read at any time.
@@ -83,6 +82,7 @@ def test_a_start_has_its_time_and_a_stop_too(supervise, clock, tmp_path, jump_s)
     deaf = ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"]
     tree = supervise([gate, process("b", deaf, shutdown_s=0.5)], environment=clock.environment, intensity=0)
     tree.wait_for("| up")
+    assert clock.site.is_loaded_by(tree)
     clock.set(jump_s)
     (tmp_path / "go").touch()
     tree.wait_for("all are ready")
