@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with EmbeddedServer(port=options.port, directory=options.dir, config=config, password=password) as server:
             print(server.url, flush=True)
             while server.is_running:
-                if select.select([wakeups], [], [], _SERVER_CHECK_S)[0]:
+                if _is_signalled(wakeups, _SERVER_CHECK_S):
                     os.read(wakeups, 1)
                     _linger(server, options.linger_s, wakeups)
                     return 0
@@ -94,8 +94,16 @@ def _linger(server: EmbeddedServer, linger_s: float, wakeups: int) -> None:
     until = time.monotonic() + linger_s
     with Redis.from_url(server.url, socket_timeout=1.0, retry=Retry(NoBackoff(), 0)) as client:
         while time.monotonic() < until and server.is_running and _is_used(client):
-            if select.select([wakeups], [], [], _CLIENTS_CHECK_S)[0]:
+            if _is_signalled(wakeups, _CLIENTS_CHECK_S):
                 return
+
+
+def _is_signalled(wakeups: int, wait_s: float) -> bool:
+    """Whether a signal comes within ``wait_s`` seconds."""
+    # Not `select.select`, which takes no file above 1023.
+    poll = select.poll()
+    poll.register(wakeups, select.POLLIN)
+    return bool(poll.poll(wait_s * 1000))
 
 
 def _is_used(client: Redis) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
-import select
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 
+from orchestrator.supervisor.processes.ready_descriptor import READABLE, becomes_ready
 from tests.support.worker_process import ROOT
 
 #: What a terminal is told before each drawing.
@@ -49,7 +49,7 @@ class Terminal:
         give_up = time.monotonic() + timeout_s
         while text not in self.shown:
             left_s = give_up - time.monotonic()
-            if left_s <= 0 or not select.select([self._ours], [], [], left_s)[0]:
+            if left_s <= 0 or not becomes_ready(self._ours, READABLE, left_s):
                 raise AssertionError(f"no {text!r} within {timeout_s:g} s, but {self.shown!r}")
             self.shown += os.read(self._ours, 65536)
         before, _, self.shown = self.shown.partition(text)
@@ -60,7 +60,7 @@ class Terminal:
         give_up = time.monotonic() + timeout_s
         # Linux tells of the end by an error.
         with contextlib.suppress(OSError):
-            while (left_s := give_up - time.monotonic()) > 0 and select.select([self._ours], [], [], left_s)[0]:
+            while (left_s := give_up - time.monotonic()) > 0 and becomes_ready(self._ours, READABLE, left_s):
                 self.shown += os.read(self._ours, 65536)
 
     def text(self) -> str:

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from select import select
 from signal import SIGCONT, SIGSTOP
 from typing import Any
 
 import pytest
 
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.supervisor.processes.ready_descriptor import READABLE, becomes_ready
 from tests.apps.calls_app import Order
 from tests.support.askers import Askers, askers
 from tests.support.eventually import eventually
@@ -61,7 +61,7 @@ def begin(both: Askers, caller: subprocess.Popen[str], way: str) -> None:
     assert said is not None
     caller.stdin.write(f"{way}\n")
     # On a machine that is slow enough, its time is over before it is begun.
-    eventually(lambda: has_begun(both) or select([said], [], [], 0)[0], 20)
+    eventually(lambda: has_begun(both) or becomes_ready(said.fileno(), READABLE, 0), 20)
 
 
 def has_begun(both: Askers) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from orchestrator.core.keys import Keys
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.liveness.incarnation import Incarnation
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
+from orchestrator.transport.redis.readable import is_readable
 from tests.support.bare_broker import BareBroker, kombu_connection
 from tests.support.eventually import eventually
 from tests.support.worker_process import ROOT
@@ -52,8 +52,7 @@ class Reader:
 
     @property
     def has_unread(self) -> bool:
-        sock = self.channel.client.connection._sock
-        return bool(select.select([sock], [], [], 0)[0])
+        return is_readable(self.channel.client.connection, 0)
 
     def falls_asleep(self, broker: BareBroker) -> bool:
         """Let it go on until it sleeps in Redis; returns whether it does."""

@@ -13,6 +13,7 @@ from redis import ConnectionError as RedisConnectionError
 from redis import TimeoutError as RedisTimeoutError
 
 from orchestrator.embedded import __main__ as foreground
+from tests.support.many_files import many_open_files
 
 
 @pytest.fixture
@@ -47,6 +48,18 @@ def test_a_server_that_is_busy_for_a_second_serves_on_until_its_last_client_has_
     replies += [2, RedisTimeoutError(), 2, RedisConnectionError("max number of clients reached"), 3, 1]
     server: Any = SimpleNamespace(url="redis://x", is_running=True)
     foreground._linger(server, 60.0, wakeups)
+    assert replies == []
+
+
+def test_a_process_with_many_open_files_lingers_too(replies: list[Any]) -> None:
+    """Regression: `select.select` refused the number of its pipe."""
+    replies += [2, 1]
+    server: Any = SimpleNamespace(url="redis://x", is_running=True)
+    with many_open_files():
+        reader, writer = os.pipe()
+        foreground._linger(server, 60.0, reader)
+    os.close(reader)
+    os.close(writer)
     assert replies == []
 
 
