@@ -71,8 +71,7 @@ class DeathRecorder:
         recorded = self._sweeper.record_death(incarnation, reason, by=f"supervisor@{self._host}", error=error)
         if recorded is None:
             return {"incarnation": incarnation}
-        found = {"incarnation": incarnation, "reason": recorded.reason}
-        return {**found, "requeued": recorded.requeued, "dead_lettered": recorded.dead_lettered}
+        return {"incarnation": incarnation, **recorded._asdict()}
 
     def _incarnations(self, request: Request) -> Sequence[str]:
         """The incarnation that the process' health file named; without one, those with its node name and process id."""

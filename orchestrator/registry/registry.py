@@ -339,12 +339,13 @@ class Registry:
     def deaths(self, limit: int = 100) -> list[Death]:
         """The last incarnations that ended, newest first."""
         rows = self._call(lambda c, k: c.xrevrange(k.deaths, count=limit))
-        return [
+        found = [
             Death(
                 incarnation=_text(fields, "incarnation"),
                 reason=_text(fields, "reason"),
                 by=_text(fields, "by"),
-                at_ms=int(entry.decode().split("-")[0]),
+                # A record that was completed later has another place, and the time of the first.
+                at_ms=_number(fields, "at_ms") or int(entry.decode().split("-")[0]),
                 host=_text(fields, "host"),
                 pid=_number(fields, "pid"),
                 agents=_names(_text(fields, "agents", "[]")),
@@ -354,6 +355,7 @@ class Registry:
             )
             for entry, fields in rows
         ]
+        return sorted(found, key=lambda death: death.at_ms, reverse=True)
 
     def _call(self, command: Any) -> Any:
         try:

@@ -137,8 +137,8 @@ class _Recorder:
         for death in answer.get("deaths", ()):
             if running is not None and "reason" in death:
                 running.note_death({**death, "pid": pid})
-                text = f"{death['incarnation']} fenced ({death['reason']}); messages requeued: {death['requeued']}"
-                self._output.say(text)
+                mail = "" if death["requeued"] is None else f"; messages requeued: {death['requeued']}"
+                self._output.say(f"{death['incarnation']} fenced ({death['reason']}){mail}")
         for name in ("on_hold", "released"):
             if answer.get(name):
                 self._output.say(
@@ -227,7 +227,7 @@ class RecorderLinks:
             "incarnation": incarnation,
             "started_s": running.started_s,
             "reason": reason,
-            "error": f"{end.text}{words}" if status else "",
+            "error": f"{end.text}{words}",
         }
         self._of(app).send(request, running)
 

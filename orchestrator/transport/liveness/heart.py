@@ -35,7 +35,11 @@ _SAMPLE_EVERY_S = 0.25
 _WORKING_TICKS = 2
 _WORKING_WITHIN_S = 0.5
 
-#: Longest time for which a heart outlives its worker to report the death. If Redis is away for longer, a sweep
+#: How long the supervisor of its tree has to record the death, as it alone knows how the process has ended. With the
+#: other times, messages still run elsewhere within two seconds where the supervisor is stopped.
+_SUPERVISOR_S = 1.0
+
+#: Longest time for which a heart then tries to report the death. If Redis is away for longer, a sweep
 #: concludes the death from the closed connections.
 _REPORT_S = 2.0
 
@@ -68,6 +72,8 @@ class Orders(NamedTuple):
     database: int
     #: Password, or user and password; empty if Redis asks for none.
     auth: list[str]
+    #: The worker's parent, if that is the supervisor of a tree; else -1.
+    supervisor: int = -1
     tls: dict[str, Any] | None = None
 
 
@@ -371,6 +377,7 @@ class Heart:
             orders.death[orders.reason_at] = orders.oom
         # The worker's final writes over other connections (marks, acknowledgements) must not be overtaken.
         time.sleep(_FINAL_WRITES_S)
+        self._leave_to(orders.supervisor)
         until = time.monotonic() + min(orders.lease_s, _REPORT_S)
         while time.monotonic() < until:
             try:
@@ -384,6 +391,15 @@ class Heart:
             except RedisAway:
                 pass
             self._drop()
+            time.sleep(_LOOK_WITHOUT_PIDFD_S)
+
+    def _leave_to(self, supervisor: int) -> None:
+        """Give a supervisor time for the report, which kills this process first; only as long as it lives.
+
+        It adopts what its children leave (Linux), so it is the parent now.
+        """
+        until = time.monotonic() + _SUPERVISOR_S
+        while os.getppid() == supervisor and time.monotonic() < until:
             time.sleep(_LOOK_WITHOUT_PIDFD_S)
 
 

@@ -17,6 +17,7 @@ from redis import SSLConnection, UnixDomainSocketConnection
 from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
+from orchestrator.supervisor.reading.variables import TREE_VARIABLE
 from orchestrator.transport.liveness import heart
 from orchestrator.transport.liveness.proof import proof_of_death
 from orchestrator.transport.options import Options
@@ -99,6 +100,7 @@ class HeartLink:
         pulse = commands.renew_lease(k, self._incarnation)
         return heart.Orders(
             parent=os.getpid(),
+            supervisor=os.getppid() if os.environ.get(TREE_VARIABLE) else -1,
             late_s=_LATE_FACTOR * o.heartbeat_s,
             lease_s=o.lease_s,
             name=f"{name}/heart",

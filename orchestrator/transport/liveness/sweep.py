@@ -92,8 +92,9 @@ class RecordedDeath(NamedTuple):
 
     #: As it was recorded: a kill may have been the OOM killer's.
     reason: str
-    requeued: int
-    dead_lettered: int
+    #: ``None`` if it was found so long before that this is not known any more.
+    requeued: int | None
+    dead_lettered: int | None
 
 
 class _TurnLost(Exception):
@@ -284,13 +285,29 @@ class Sweeper:
     def record_death(self, incarnation: str, reason: DeathReason, *, by: str, error: str = "") -> RecordedDeath | None:
         """End an incarnation whose process is known to have ended, and requeue at once what it held.
 
-        Returns ``None`` if it had no lease.
+        If its heart or a sweep has found the death before, that record gets the reason and the error.
+
+        Returns ``None`` if nothing was recorded: it is not known, or its record says already how it has ended.
 
         Raises:
             redis.exceptions.RedisError: Redis is unreachable.
         """
         recorded = self.prove_death(incarnation, reason, by=by, error=error)
-        return RecordedDeath(recorded, *self._reclaim(_NO_TURN, incarnation)) if recorded else None
+        if recorded:
+            return RecordedDeath(recorded, *self._reclaim(_NO_TURN, incarnation))
+        return self._complete(incarnation, reason, by, error) if error else None
+
+    def _complete(self, incarnation: str, reason: DeathReason, by: str, error: str) -> RecordedDeath | None:
+        found = self._commands.run(*commands.complete_death(self._keys, incarnation, reason.value, by, error=error))
+        if not found:
+            return None
+        may_hold, requeued, dead_lettered = found[1:]
+        if may_hold:
+            more = self._reclaim(_NO_TURN, incarnation)
+            requeued, dead_lettered = requeued + more[0], dead_lettered + more[1]
+        if requeued < 0:
+            return RecordedDeath(reason.value, None, None)
+        return RecordedDeath(reason.value, requeued, dead_lettered)
 
     def prove_death(self, incarnation: str, reason: DeathReason, *, by: str, error: str = "") -> str:
         """End an incarnation whose process is known to have ended, or which ends itself.

@@ -51,6 +51,8 @@ def workers(supervise, redis_url, tmp_path):
         prefix: tuple[str, ...] = (),
         *,
         nested: bool = True,
+        hearts: bool = False,
+        settings: dict[str, Any] = PATIENT,
         **group: Any,
     ) -> Supervised:
         of_all = {
@@ -59,8 +61,8 @@ def workers(supervise, redis_url, tmp_path):
             "PYTHONPATH": str(ROOT),
             "C_FORCE_ROOT": "1",
             BAD: str(tmp_path / "bad"),
-            WITHOUT_HEART: "1",
-            **{f"ORCHESTRATOR_{name.upper()}": str(value) for name, value in PATIENT.items()},
+            **({} if hearts else {WITHOUT_HEART: "1"}),
+            **{f"ORCHESTRATOR_{name.upper()}": str(value) for name, value in settings.items()},
         }
         (tmp_path / "health").mkdir(mode=0o700, exist_ok=True)
         counter = {

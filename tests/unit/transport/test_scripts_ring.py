@@ -35,6 +35,7 @@ OTHERS: Final = {
     "transport/redis/lua/includes/dead_letters.lua": {"root .. 'dead-letters'", "of_kind"},
     "transport/redis/lua/includes/schedule_changes.lua": {""},
     "transport/redis/lua/commands/fence.lua": {"deaths"},
+    "transport/redis/lua/commands/complete_death.lua": {"deaths"},
     "transport/redis/lua/commands/disprove_death.lua": {"deaths"},
     "coordination/lua/includes/named_leases.lua": {"work.terms"},
 }

@@ -90,6 +90,15 @@ def fence(
     )
 
 
+def complete_death(keys: Keys, incarnation: str, reason: str, by: str, *, error: str) -> Call:
+    """Complete the record of a death that was found before it was known how the process had ended."""
+    return (
+        "complete_death",
+        [keys.deaths, keys.incarnation(incarnation), keys.dying],
+        [incarnation, reason, by, error],
+    )
+
+
 def renew_lease(keys: Keys, incarnation: str, *connection: str) -> Call:
     """Renew a lease for the heart of an incarnation; it appends its ``connection`` where that is not known yet."""
     return "renew_lease", [keys.leases, keys.incarnation(incarnation)], [incarnation, *connection]

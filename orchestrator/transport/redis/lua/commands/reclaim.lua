@@ -65,15 +65,22 @@ local function requeue_held_of(queue)
   return false
 end
 
-local unreadable, why
+local unreadable, why, is_enough
 for _, queue in ipairs(queues) do
   local ok, result = pcall(requeue_held_of, queue)
   if not ok then
     unreadable, why = queue, why_unreadable(result)
   elseif result then
-    return with_events({moved, 1, dead_lettered})
+    is_enough = true
+    break
   end
 end
+-- For the parent of its process, which may come later with the way it has ended.
+if moved > 0 and told[1] then
+  redis.pcall('HINCRBY', incarnation_key, 'requeued', moved)
+  redis.pcall('HINCRBY', incarnation_key, 'dead_lettered', dead_lettered)
+end
+if is_enough then return with_events({moved, 1, dead_lettered}) end
 if unreadable then return with_events({moved, 0, dead_lettered, unreadable, why}) end
 local has_death_hooks = hooks_done == '0' or hooks_done == '' and told[4]
 if has_death_hooks then return with_events({moved, 0, dead_lettered}) end
