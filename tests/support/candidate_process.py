@@ -19,8 +19,9 @@ from tests.support.worker_process import ROOT
 
 _PATIENCE_S = 40.0
 
-#: Silence after which a candidate's death may be assumed; short, so that tests may wait for it.
-LEASE_S = 1.2
+#: Silence after which a candidate's death may be assumed: short, so that tests may wait for it, but not so short that a
+#: living one is silent for as long on a machine with much to do.
+LEASE_S = 3.0
 
 
 class CandidateProcess:

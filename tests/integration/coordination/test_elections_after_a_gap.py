@@ -39,6 +39,15 @@ def leases_run_out(server: EmbeddedServer) -> Any:
     return lambda: eventually(lambda: time() * 1000 > last_ms + LEASE_S * 1000 + 500, 60)
 
 
+def sweep_in_earnest(server: EmbeddedServer) -> None:
+    """Sweep, so that the next sweep is not the first, after which nobody is judged for a while."""
+    orchestrator = make(server.url)
+    store = orchestrator.runtime.store
+    store.sweeper().sweep("test")
+    store.client.hset(store.keys.sweep, mapping={"closed_counts_ms": 0, "old_heartbeat_counts_ms": 0})
+    close(orchestrator)
+
+
 @pytest.mark.parametrize("is_kept", [True, False], ids=["with its data", "empty"])
 def test_after_a_gap_without_candidates_the_next_term_has_a_larger_number(is_kept: bool) -> None:
     with EmbeddedServer(config=KEPT if is_kept else {}) as server:
@@ -82,6 +91,7 @@ def test_nobody_is_deposed_for_the_time_in_which_redis_was_away() -> None:
         number = first.term()
         with CandidateProcess(server.url, ELECTION) as second:
             eventually(lambda: len(election.candidates()) == 1)
+            sweep_in_earnest(server)
             run_out = leases_run_out(server)
             server.kill()
             run_out()

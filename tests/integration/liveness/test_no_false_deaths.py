@@ -12,6 +12,7 @@ from redis import ConnectionPool
 
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.liveness.incarnation import Incarnation
+from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
 from tests.support.eventually import eventually
 from tests.support.half_open import HalfOpen
@@ -101,6 +102,31 @@ def test_redis_was_away(server: EmbeddedServer, broker: BareBroker, workers: Pai
     broker.send("note", *[f"n{i}" for i in range(20)])
     eventually(lambda: len(broker.done()) == 20, timeout_s=60, describe=logs_of(*workers))
     assert deaths(broker) == []
+
+
+def test_redis_was_started_anew_within_the_time_between_two_sweeps(server: EmbeddedServer) -> None:
+    """Regression: with a lease shorter than that time, whoever was not back yet was taken for lost."""
+    broker = BareBroker(server.url, database=1, sweep_gap_s=3600, lease_s=1)
+    k, sweeper = broker.store.keys, broker.store.sweeper()
+
+    def sweep_long_after_the_last_heartbeat() -> tuple[str, ...]:
+        broker.redis.zadd(k.leases, {name: broker.redis.time()[0] * 1000 - 60_000}, xx=True)
+        swept = sweeper.sweep("test")
+        assert not swept.stood_back
+        return swept.dead
+
+    raw, _ = broker.store.run(*commands.register(k, "w:1", {"node": "w"}))
+    name = raw.decode()
+    sweeper.sweep("test")
+    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "old_heartbeat_counts_ms": 0})
+    server.kill()
+    server.restart()
+    sweeper._commands.drop()
+    assert sweep_long_after_the_last_heartbeat() == ()
+    # From then on it is watched for a whole lease.
+    eventually(lambda: sweep_long_after_the_last_heartbeat() == (name,))
+    assert deaths(broker) == ["lost"]
+    broker.close()
 
 
 def test_redis_was_stopped(server: EmbeddedServer, broker: BareBroker, workers: Pair) -> None:
