@@ -127,5 +127,7 @@ class CuttingProxy:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         with self._lock:
-            self._listener.close()
+            if self._listener.fileno() >= 0:
+                self._listener.shutdown(socket.SHUT_RDWR)
+                self._listener.close()
             self._close_all()

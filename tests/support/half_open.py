@@ -54,6 +54,8 @@ class HalfOpen:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._server.close()
-        for end in self._open:
+        for end in (self._server, *self._open):
+            # Closing alone would leave threads in `recv` on a number that the next connection may be given.
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
             end.close()

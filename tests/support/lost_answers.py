@@ -67,7 +67,8 @@ class LostAnswers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        _shut(self._server)
+        # Closing alone would leave threads in `recv` on a number that the next connection may be given.
+        _shut(self._server, *self._open)
         for end in (self._server, *self._open):
             end.close()
 
