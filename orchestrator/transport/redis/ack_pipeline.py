@@ -15,6 +15,7 @@ from typing import Any
 from hiredis import pack_command
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
@@ -23,13 +24,14 @@ from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.broken_keys import attach_command
 from orchestrator.transport.redis.command_connection import CommandConnection, Pool
 from orchestrator.transport.redis.cork import Cork
+from orchestrator.transport.redis.readable import is_readable
 from orchestrator.transport.redis.refusals import is_full, is_passing, is_wrong_type
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.redis.scripts import sha, source
 
 logger = get_logger(__name__)
 
-#: Unread replies after which a sender reads those that have come, and after which it waits for them.
+#: Unread answers after which a sender takes in those that have come, and after which it waits for them.
 _UNREAD_SOME, _UNREAD_LIMIT = 32, 128
 
 #: How often the flusher looks for replies, without waiting for them, before it does.
@@ -37,6 +39,18 @@ _GLANCES = 20
 
 #: Longest time that a thread with something to send waits for another that is just sending.
 _TURN_S = 0.05
+
+#: The same for a mark, without which what it marks must not begin: a busy machine may stop a thread for long.
+_TURN_OF_MARK_S = 1.0
+
+#: Longest time that a mark waits for the answers to what was sent before it (see cork.py).
+_ANSWERS_S = 0.5
+
+#: How often a thread that waits for answers looks whether another has taken them in.
+_LOOK_S = 0.01
+
+#: How long a connection may be silent while answers are due, if the connection itself does not say.
+_SILENCE_S = 5.0
 
 #: Pause after Redis was found to be away.
 _RETRY_S = 0.2
@@ -57,13 +71,15 @@ Reply = Callable[[Any], None]
 
 
 class _PostedCommand:
-    __slots__ = ("is_logged", "name", "on_reply", "packed", "refused", "script")
+    __slots__ = ("is_answered", "is_logged", "name", "on_reply", "packed", "refused", "script")
 
     def __init__(self, script: str | None, args: tuple[Any, ...], on_reply: Reply | None) -> None:
         self.script = script
         self.name = script or args[0]
         self.on_reply = on_reply
         self.refused = 0
+        #: Whether Redis has accepted or refused it.
+        self.is_answered = False
         self.is_logged = False
         # Pack in the caller's thread, so that encoding errors reach the caller. redis-py's packer looks at each
         # argument before it calls this one.
@@ -105,6 +121,12 @@ class AckPipeline:
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._away = False
+        #: Answers that were taken in so far.
+        self._answers = 0
+        #: Whether a mark has waited for answers in vain, and none has come since.
+        self._is_slow = False
+        #: Threads that wait for answers.
+        self._waiters = 0
         self._posted_meanwhile = False
         for name in _SCRIPTS:
             # Read now rather than in the middle of the first message.
@@ -167,8 +189,11 @@ class AckPipeline:
     def command(self, *args: Any, on_reply: Reply | None = None) -> bool:
         """Run a plain command, after all that was posted before. In quick succession, many go together (see cork.py).
 
+        What was sent before is answered by then, unless Redis is slow: if an answer is unread when this process ends,
+        the kernel resets the connection, and Redis may not read what was sent last.
+
         Returns:
-            Whether it has left this process: from then on only the machine's end can stop it.
+            Whether it has left this process.
         """
         return self._post(_PostedCommand(None, args, on_reply), may_wait=True)
 
@@ -195,15 +220,70 @@ class AckPipeline:
     def flush(self, *, wait_s: float = 0.0, glance: bool = False, may_wait: bool = False) -> bool:
         """Send what is queued. With ``wait_s``, also wait that long for every confirmation.
 
-        With ``glance``, read those that have come. With ``may_wait``, the kernel may hold it back for a moment.
+        With ``glance``, take in those that have come. With ``may_wait``, the kernel may hold it back for a moment.
 
         Returns:
             Whether everything is sent (and, with ``wait_s``, confirmed).
         """
-        # Nobody waits for Redis in here unless told to, so a mark's turn comes before what it marks begins.
-        if not self._io.acquire(timeout=wait_s or _TURN_S):
-            # Or Redis is slow; the thread that waits for it will send this when it is done. It may be by now, so look
-            # again.
+        if wait_s:
+            return self._flush_and_wait(wait_s)
+        is_sent = self._take_turn(_TURN_OF_MARK_S if may_wait else _TURN_S, glance=glance, may_wait=may_wait)
+        if len(self._unread) > _UNREAD_LIMIT:
+            self._flush_and_wait(self._silence_s())
+        return is_sent
+
+    def _flush_and_wait(self, wait_s: float) -> bool:
+        until = monotonic() + wait_s
+        # What only lacked its script has it the second time.
+        for _ in range(2):
+            last = self._last_posted()
+            while True:
+                if not self._take_turn(max(0.0, until - monotonic()), glance=True):
+                    return False
+                if last is None or last.is_answered:
+                    break
+                if not self._await_answer(last, until):
+                    return False
+            if not self._is_refused():
+                return True
+        return False
+
+    def _last_posted(self) -> _PostedCommand | None:
+        with self._mutex:
+            self._collect_acks()
+            for posted in (self._queue, self._unread):
+                try:
+                    return posted[-1]
+                except IndexError:
+                    # Another thread may just have taken in the last answer.
+                    continue
+        return None
+
+    def _await_answer(self, last: _PostedCommand, until: float) -> bool:
+        """Wait outside of any turn until Redis says something; others may send meanwhile.
+
+        Returns whether it did, or somebody else has taken in what is waited for.
+        """
+        self._waiters += 1
+        try:
+            while not last.is_answered and (left_s := until - monotonic()) > 0:
+                try:
+                    if is_readable(self._commands.connection, min(_LOOK_S, left_s)):
+                        return True
+                except (RedisError, OSError, ValueError):
+                    # Closed by another thread: the next turn sends again.
+                    return True
+            return last.is_answered
+        finally:
+            self._waiters -= 1
+
+    def _silence_s(self) -> float:
+        return float(getattr(self._commands.connection, "socket_timeout", None) or _SILENCE_S)
+
+    def _take_turn(self, turn_s: float, *, glance: bool = False, may_wait: bool = False) -> bool:
+        """Send what is queued, once no other thread does; returns whether it is sent."""
+        if not self._io.acquire(timeout=turn_s):
+            # The thread whose turn it is will send this when it is done. It may be by now, so look again.
             self._posted_meanwhile = True
             if not self._io.acquire(blocking=False):
                 self._wake.set()
@@ -212,11 +292,8 @@ class AckPipeline:
         try:
             if self._queue or self._ack_count or self._unread:
                 self._send(may_wait)
-                self._read(everything=wait_s > 0, glance=glance)
-            if wait_s and self._is_refused():
-                # What only lacked its script has it now.
-                self._send(may_wait)
-                self._read(everything=True, glance=glance)
+                if glance or len(self._unread) > _UNREAD_SOME:
+                    self._take_in_what_came()
         except (RedisError, OSError) as error:
             self._broken(error)
             return False
@@ -227,8 +304,8 @@ class AckPipeline:
         finally:
             self._io.release()
         if self._posted_meanwhile:
-            return self.flush(wait_s=wait_s, glance=glance)
-        return not (wait_s and self._is_refused())
+            return self._take_turn(turn_s, glance=glance, may_wait=may_wait)
+        return True
 
     def _is_refused(self) -> bool:
         """Whether something is to be sent again because Redis refused it."""
@@ -245,7 +322,7 @@ class AckPipeline:
         if cork is None or cork.sock is not connection._sock:
             cork = self._cork = Cork(connection)
         if may_wait and len(self._unread) > cork.held:
-            self._take_in(cork.answers())
+            self._await_earlier_answers(cork)
         with self._mutex:
             if self._acks:
                 self._collect_acks()
@@ -254,13 +331,15 @@ class AckPipeline:
                 batch.append(self._queue.popleft())
             # Before sending: if that fails half-way, all of it is sent again.
             self._unread.extend(batch)
+            for posted in batch:
+                posted.is_answered = False
         if not batch:
             cork.push()
             return
         packed, count = b"".join([posted.packed for posted in batch]), len(batch)
         if not may_wait or not cork.send(packed, count, len(self._unread) - count - cork.held, monotonic()):
             self._commands.send([packed])
-            cork.held = 0
+            cork.sent(packed, count)
         elif not self._wake.is_set():
             self._wake.set()
         if self._away:
@@ -291,14 +370,25 @@ class AckPipeline:
             return _SCRIPTS
         return [name for name, is_there in zip(_SCRIPTS, found, strict=True) if not is_there]
 
-    def _read(self, *, everything: bool, glance: bool) -> None:
-        if not self._unread or not (everything or glance or len(self._unread) > _UNREAD_SOME):
-            return
+    def _await_earlier_answers(self, cork: Cork) -> None:
+        """Take in the answers to all but the last send, unless Redis keeps this waiting for too long (see cork.py)."""
+        connection, until = self._commands.connection, monotonic() + _ANSWERS_S
+        self._take_in_what_came()
+        while len(self._unread) > cork.last_sent and not self._is_slow:
+            left_s = max(0.0, until - monotonic())
+            if cork.await_answer(left_s) if cork.fits else is_readable(connection, left_s):
+                self._take_in_what_came()
+            else:
+                # This one would have waited in vain, and so would each one after it.
+                self._is_slow = True
+
+    def _take_in_what_came(self) -> None:
         connection, cork = self._commands.connection, self._cork
-        if not everything and cork is not None and cork.sock is connection._sock:
+        if cork is not None and cork.fits and cork.sock is connection._sock:
             # Many at once.
             self._take_in(cork.answers())
-        while self._unread and (everything or len(self._unread) > _UNREAD_LIMIT or connection.can_read(timeout=0)):
+            return
+        while self._unread and connection.can_read(timeout=0):
             try:
                 reply = connection.read_response()
             except ResponseError as error:
@@ -311,12 +401,16 @@ class AckPipeline:
                 # An answer that says that the server is none yet, or none any more.
                 raise reply
             posted = self._unread[0]
+            self._answers += 1
+            self._is_slow = False
             if isinstance(reply, ResponseError):
                 self._refused(posted, reply)
                 # Not before it is queued again: at each moment it can be found (see is_unconfirmed).
                 self._unread.popleft()
+                posted.is_answered = True
                 continue
             self._unread.popleft()
+            posted.is_answered = True
             said = unwrap_reply(reply)
             if posted.on_reply is not None:
                 posted.on_reply(said)
@@ -412,7 +506,16 @@ class AckPipeline:
             pause.wait(self._flush_s)
             self.flush(glance=True)
         else:
-            self.flush(wait_s=1.0)
+            self._await_silent_server()
+
+    def _await_silent_server(self) -> None:
+        """Wait for the answers that are due; a connection that stays silent for its time-out is given up."""
+        answers = self._answers
+        if self._flush_and_wait(self._silence_s()) or self._answers != answers:
+            return
+        with self._io:
+            if self._unread and self._answers == answers:
+                self._broken(RedisTimeoutError("Timeout reading from socket"))
 
     def close(self, *, wait_s: float) -> bool:
         """Send and confirm what is left, then close. Returns whether all of it was confirmed in time."""

@@ -5,6 +5,11 @@ need not wake Redis at once: data that was sent with ``MSG_MORE`` is the kernel'
 when it is told to, after 200 ms, and when the socket is closed, however the process may end. With one exception: if an
 answer lies unread when the socket is closed, the kernel resets the connection and throws away what it has not sent. So
 nothing is held back while an answer is due, and never so much that the kernel would send a part of it by itself.
+
+A reset reaches further: if it comes before Redis writes an answer, Redis closes the connection, whatever it has not
+read. So a mark waits until all is answered but the last send before it, which Redis reads at once: by the time when an
+answer can lie unread, Redis is about to read the mark. (Marks 30 µs apart, and a SIGKILL right after the last: Redis
+had not read that one in 89 of 400 runs; with the wait in none of 1,100.)
 """
 
 from __future__ import annotations
@@ -38,7 +43,8 @@ class Cork:
     def __init__(self, connection: Any) -> None:
         self.sock: Any = connection._sock
         self._reader: Any = getattr(getattr(connection, "_parser", None), "_reader", None)
-        self._fits = (
+        #: Whether writes are held back on this connection, and its answers are read here.
+        self.fits = (
             bool(_MORE)
             and self.sock is not None
             and self.sock.family in (socket.AF_INET, socket.AF_INET6)
@@ -48,12 +54,18 @@ class Cork:
         )
         #: Commands that are held back.
         self.held = 0
-        self._room = 0
+        #: Commands of the last send, if Redis reads them all at once.
+        self.last_sent = 0
+        self._room = self._most_bytes = 0
         self._since = self._sent_at = float("-inf")
-        if self._fits:
+        if self.fits:
             self._most_bytes = min(_MOST_BYTES, self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
             self._poll = select.poll()
             self._poll.register(self.sock, select.POLLIN)
+
+    def await_answer(self, wait_s: float) -> bool:
+        """Whether Redis says something, or closes the connection, within ``wait_s`` seconds; only where this fits."""
+        return bool(self._poll.poll(wait_s * 1000))
 
     def answers(self) -> list[Any]:
         """Read the answers of Redis that have come by now, errors included.
@@ -61,7 +73,7 @@ class Cork:
         Raises:
             redis.exceptions.ConnectionError: it has closed the connection.
         """
-        if not self._fits or not self._poll.poll(0):
+        if not self.fits or not self._poll.poll(0):
             return []
         data = self.sock.recv(65536)
         if not data:
@@ -76,13 +88,13 @@ class Cork:
         """Send, if it may be held back; ``due`` answers are still to come to what is not. Else nothing is done."""
         rapid = now_s - self._sent_at < _RAPID_S
         self._sent_at = now_s
-        if not self._fits or due or not rapid:
+        if not self.fits or due or not rapid:
             return False
         if not self.held:
             self._since, self._room = now_s, self._most_bytes
-        self._room -= len(packed)
-        if self._room < 0 or self.held + count > _MOST or now_s - self._since > _HELD_S:
+        if len(packed) > self._room or self.held + count > _MOST or now_s - self._since > _HELD_S:
             return False
+        self._room -= len(packed)
         self.sock.sendall(packed, _MORE)
         self.held += count
         return True
@@ -92,4 +104,9 @@ class Cork:
         if self.held:
             # Also when that is set already, it makes the kernel send.
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.held = 0
+            self.last_sent, self.held = self.held, 0
+
+    def sent(self, packed: bytes, count: int) -> None:
+        """These commands were sent at once, and what was held back with them."""
+        room = self._room if self.held else self._most_bytes
+        self.last_sent, self.held = (self.held + count if len(packed) <= room else 0), 0

@@ -11,8 +11,8 @@ from kombu import Connection, Exchange, Producer, Queue
 from orchestrator.core.deliveries.death import DeathReason
 from orchestrator.core.keys import GROUP, Keys, levels_of
 from orchestrator.transport import claim_ahead, claim_buffer
-from orchestrator.transport.liveness import held_claims
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
+from orchestrator.transport.redis import ack_pipeline
 from tests.support.bare_broker import BareBroker, kombu_connection
 from tests.support.eventually import eventually
 
@@ -57,10 +57,9 @@ class Inbox:
 
 
 class TakenTurn:
-    """The turn to send, as a thread has it that waits for a slow Redis.
+    """The turn to send, as a thread has it that a busy machine has stopped.
 
-    It is released when somebody waits for it for as long as a mark may take to be confirmed, which is longer than one
-    that need not be confirmed waits.
+    It is released when somebody waits for it for as long as a mark may, which is longer than others wait.
     """
 
     def __init__(self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +71,7 @@ class TakenTurn:
         monkeypatch.setattr(holder.ack_pipeline, "_io", self)
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if self.is_taken and timeout == held_claims._CONFIRM_S:
+        if self.is_taken and timeout > ack_pipeline._TURN_S:
             self.is_taken = False
             self._lock.release()
         return bool(self._lock.acquire(blocking, timeout))

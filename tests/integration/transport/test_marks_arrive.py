@@ -1,0 +1,110 @@
+"""A mark of execution that has left its process arrives, whatever was on its way before, and whoever else waits."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from orchestrator.transport.redis.ack_pipeline import AckPipeline
+from orchestrator.transport.redis.cork import Cork
+from tests.support.eventually import eventually
+
+#: Keeps Redis busy for a few milliseconds.
+_SLOW = "local n = 0 for i = 1, 1000000 do n = n + i end return n"
+
+#: Marks while Redis is busy with what was sent before and an answer lies unread, and dies at once.
+_CHILD = f"""
+import os, select, signal, sys
+import redis
+from orchestrator.transport.redis.ack_pipeline import AckPipeline, _PostedCommand
+from orchestrator.transport.redis.cork import Cork
+
+pipeline = AckPipeline(redis.ConnectionPool.from_url(sys.argv[1]), flush_s=3600, flush_count=64, group="g")
+pipeline._post(_PostedCommand(None, ("SET", "first", 1), None))
+poll = select.poll()
+poll.register(pipeline._commands.connection._sock, select.POLLIN)
+poll.poll()
+pipeline._post(_PostedCommand(None, ("EVAL", {_SLOW!r}, 0), None))
+# As if the first answer had come a moment later.
+answers, looks = Cork.answers, []
+Cork.answers = lambda self: answers(self) if looks else looks.append(1) or []
+assert pipeline.command(*sys.argv[2:])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def pipeline(redis_url: str) -> Iterator[AckPipeline]:
+    """One that sends nothing by itself."""
+    pool: Any = redis.ConnectionPool.from_url(redis_url)
+    pipeline = AckPipeline(pool, flush_s=3600, flush_count=64, group="g")
+    yield pipeline
+    pipeline.close(wait_s=5)
+    pool.disconnect()
+
+
+def test_a_mark_arrives_although_its_process_is_killed_with_answers_unread(redis_url: str) -> None:
+    """Regression: the kernel reset the connection, and Redis read no further: a death was nobody's."""
+    with redis.Redis.from_url(redis_url) as client:
+        for mark in range(3):
+            child = [sys.executable, "-c", _CHILD, redis_url, "SET", "marked", str(mark)]
+            done = subprocess.run(child, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == -signal.SIGKILL, done.stderr
+            eventually(lambda: client.get("marked") == str(mark).encode())  # noqa: B023 - called at once
+
+
+def test_a_mark_is_sent_while_another_thread_waits_for_redis(pipeline: AckPipeline, redis_url: str) -> None:
+    """Regression: it was left to the one who waited, and what it marks began without it."""
+    with redis.Redis.from_url(redis_url) as client:
+        pipeline.command("BLPOP", "never", 30)
+        waiter = threading.Thread(target=pipeline.flush, kwargs={"wait_s": 30})
+        waiter.start()
+        eventually(lambda: pipeline._waiters > 0)
+        assert pipeline.command("SET", "marked", 1)
+        client.rpush("never", "ever")
+        eventually(lambda: client.get("marked") == b"1")
+        waiter.join(timeout=20)
+        assert not waiter.is_alive()
+
+
+def test_a_mark_waits_for_its_turn_however_long_another_takes_to_send(pipeline: AckPipeline, redis_url: str) -> None:
+    """Regression: a thread that a busy machine stopped for 50 ms while it sent had the next message begin unmarked."""
+    results: list[bool] = []
+    marker = threading.Thread(target=lambda: results.append(pipeline.command("SET", "marked", 1)))
+    with pipeline._io:
+        marker.start()
+        marker.join(timeout=0.3)
+        assert marker.is_alive()
+    marker.join(timeout=20)
+    assert results == [True]
+    with redis.Redis.from_url(redis_url) as client:
+        eventually(lambda: client.get("marked") == b"1")
+
+
+def test_a_slow_redis_keeps_one_mark_waiting_and_not_each(
+    pipeline: AckPipeline, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def in_vain(_: Cork, wait_s: float) -> bool:
+        waits.append(wait_s)
+        return False
+
+    monkeypatch.setattr(Cork, "await_answer", in_vain)
+    pipeline.command("BLPOP", "never", 30)
+    for mark in range(5):
+        assert pipeline.command("RPUSH", "marks", mark)
+    assert len(waits) == 1
+    with redis.Redis.from_url(redis_url) as client:
+        client.rpush("never", "ever")
+        eventually(lambda: client.llen("marks") == 5)
+    monkeypatch.undo()
+    assert pipeline.flush(wait_s=5)
+    assert not pipeline._is_slow
