@@ -36,6 +36,9 @@ def beat(redis_url: str, directory: Path, *arguments: str) -> Iterator[subproces
         process = subprocess.Popen(command, cwd=directory, env=environment, stdout=log, stderr=log)
         try:
             yield process
+        except BaseException:
+            sys.stderr.write(f"--- beat\n{(directory / 'beat.log').read_text()}\n")
+            raise
         finally:
             process.kill()
             process.wait()
