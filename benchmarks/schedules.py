@@ -32,7 +32,7 @@ from orchestrator.core.schedules.values import TaskRecipient
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.schedules.redis import scripts
 from orchestrator.schedules.redis.stored_state import change_of
-from orchestrator.transport.admission.publish_dedup import new_attempt
+from orchestrator.transport.redis.lost_answers import Callers
 from orchestrator.transport.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +90,7 @@ class Bench:
             self._declare(store, declarations)
 
     def _declare(self, store: Store, declarations: list[scripts.Declaration]) -> None:
-        attempt = new_attempt(store.keys)
+        attempt = Callers().attempt(store.keys)
         call = scripts.declare_schedules(store.keys, declarations, most=10**7, most_history=1000, attempt=attempt)
         store.run(*call)
 

@@ -23,10 +23,9 @@ from orchestrator.core.coordination.lease import NOT_TAKEN, HeldPermit, Kind, St
 from orchestrator.core.coordination.term import Term
 from orchestrator.core.errors import BrokerUnavailable, CallerError, LeaseTaken, NoCandidate, OwnerGone, PoolEmpty
 from orchestrator.core.stored_values import stored_text
-from orchestrator.sending.lost_answers import again_if_lost
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.admission.publish_dedup import Callers
 from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.lost_answers import Callers, again_if_lost
 from orchestrator.transport.redis.patience import outlast
 from orchestrator.transport.store import Store
 from orchestrator.worker.execution.owner import Owner
@@ -187,6 +186,8 @@ class RedisNamedLeases(NamedLeases):
         try:
             return again_if_lost(lambda: self._run_release(call))
         except BrokerUnavailable:
+            # It is repeated beside what this thread releases next, the answer to which would take the place of its own.
+            self._callers.give_up_name()
             self._late.add(call)
             return False
         finally:

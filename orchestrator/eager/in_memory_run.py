@@ -32,6 +32,8 @@ class InMemoryRun:
     is_sending: bool = False
     #: Steps that had ended before the run began; in a fork.
     ended_before: Sequence[str] = ()
+    #: Of a fork: the uid of the run that it was made from, and the step after which it began again.
+    fork_of: tuple[str, str] | None = None
     #: The compiled steps by their numbers.
     steps: dict[str, CompiledStep] = field(default_factory=dict)
     #: The first number that no step has had.

@@ -57,7 +57,9 @@ class InMemoryRuns:
 
     def fork(self, uid: str, after: str, workflow_id: str, deadline_s: float | None) -> str:
         """Start a run that has the outcomes of another one but for what is downstream of a step."""
-        if workflow_id in self._by_id:
+        if (known := self._by_id.get(workflow_id)) is not None:
+            if known.fork_of == (uid, after):
+                return known.uid
             raise WorkflowExists(workflow_id)
         origin = self._runs[uid]
         old, compiled = origin.rule, origin.compiled
@@ -75,6 +77,7 @@ class InMemoryRuns:
             ended_before=tuple(to_resolve(old.plan, numbers)),
             steps=dict(origin.steps),
             next_number=origin.next_number,
+            fork_of=(uid, after),
         )
         return self._begin(fork)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.core.keys import Keys
-from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.commands import Attempt, Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +75,10 @@ def create(
     return "create", names, args
 
 
-def demonitor(keys: Keys, ref: int, *, keep_ms: int, publishes: str, token: str) -> Call:
-    """End a monitor; a DOWN that waits is marked as not wanted for ``keep_ms``, if not 0.
-
-    ``publishes`` is the hash of last publishes, in which the call's ``token`` is recorded.
-    """
-    names = [keys.monitors, keys.monitor_counter, keys.flushed(ref), publishes]
-    return "demonitor", names, [keys.root, ref, keep_ms, token]
+def demonitor(keys: Keys, ref: int, *, keep_ms: int, attempt: Attempt) -> Call:
+    """End a monitor; a DOWN that waits is marked as not wanted for ``keep_ms``, if not 0."""
+    names = [keys.monitors, keys.monitor_counter, keys.flushed(ref), attempt.key]
+    return "demonitor", names, [keys.root, ref, keep_ms, attempt.token]
 
 
 def next_down(keys: Keys, session: str, arrived: str) -> Call:

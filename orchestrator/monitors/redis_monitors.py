@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from uuid import uuid4
 
 from celery import Celery
 
@@ -21,7 +20,7 @@ from orchestrator.monitors.redis_reader import RedisMonitorReader
 from orchestrator.monitors.redis_session import RedisSession
 from orchestrator.monitors.search import LeakSearch
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.admission.publish_dedup import publishes_now
+from orchestrator.transport.redis.lost_answers import Callers
 from orchestrator.transport.store import Store
 
 #: Seconds for which :meth:`RedisMonitors.find_leaks` searches at a time; it repeats until the search is complete.
@@ -41,14 +40,16 @@ class RedisMonitors(RedisMonitorCreation, RedisMonitorDeaths, RedisMonitorReader
         Monitors.__init__(self, app)
         RedisMonitorCreation.__init__(self, open_store, agents, settings.monitor_origins)
         self._settings = settings
+        self._callers = Callers()
 
     def demonitor(self, ref: int, *, flush: bool = True) -> bool:
         """End a monitor."""
         check_bool("flush", flush)
         number, k = checked_ref(ref), self.store.keys
         keep_ms = to_ms(self._settings.outcome_ttl_s) if flush else 0
-        call = commands.demonitor(k, number, keep_ms=keep_ms, publishes=publishes_now(k), token=uuid4().hex)
-        owner = self.run(*call)
+        owner = self._callers.run(
+            k, lambda attempt: self.run(*commands.demonitor(k, number, keep_ms=keep_ms, attempt=attempt))
+        )
         if owner is None:
             return False
         emit(events.UNMONITORED, {"count": 1}, who=owner.decode(), why="removed")

@@ -11,21 +11,18 @@ from typing import Any, Final
 
 from celery import Celery
 from celery.utils import uuid
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.core.checks.choices import check_choice
 from orchestrator.core.deliveries.supervision import Supervision
-from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy, MessageTooLarge
+from orchestrator.core.errors import InvalidPolicy, MessageTooLarge
 from orchestrator.sending.messages.message_template import MessageTemplate, around_agent, write_template
 from orchestrator.sending.messages.message_texts import reprs_of
 from orchestrator.sending.messages.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import headers_of, library_errors, producer_of
-from orchestrator.transport.admission.publish_dedup import publishes_now
 from orchestrator.transport.json_text import encode
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.redis import commands
-from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.lost_answers import again_if_lost, publishes_now
 from orchestrator.transport.store import Store
 
 #: Most recipients of one broadcast.
@@ -171,20 +168,11 @@ def publish_broadcast(
             ahead=ahead,
             texts=[] if number else texts,
         )
-        _, refusals_here = _run(store, call)
+        # Repeated, it returns what it did the first time.
+        _, refusals_here = again_if_lost(lambda call=call: store.run(*call))  # type: ignore[misc]
         refused |= {first + int(at) - 1: Refusal(why.decode()) for at, why, *_ in refusals_here}
         first += len(part)
     return refused
-
-
-def _run(store: Store, call: Call) -> Any:
-    try:
-        return store.run(*call)
-    except BrokerUnavailable as error:
-        if not isinstance(error.__cause__, RedisConnectionError | RedisTimeoutError):
-            raise
-        # Whether it was sent is unknown. Run again, the script returns what it did the first time.
-        return store.run(*call)
 
 
 #: Of a copy: its queue, its step, the message, the delivery's id, and its place in the group.

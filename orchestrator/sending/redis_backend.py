@@ -31,7 +31,6 @@ from orchestrator.sending.celery_sends import publish_task
 from orchestrator.sending.delivery import Awaiter, await_in
 from orchestrator.sending.destination import queue_of
 from orchestrator.sending.fast_publisher import FastPublisher
-from orchestrator.sending.lost_answers import again_if_lost
 from orchestrator.sending.messages.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import publish
 from orchestrator.sending.tracker import RedisTracker
@@ -39,6 +38,7 @@ from orchestrator.transport.admission.ask_record import AskRecord, HostGone, ToL
 from orchestrator.transport.admission.flow_control import DuplicateSend, declare_flow
 from orchestrator.transport.mailbox_entry import loads
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.lost_answers import again_if_lost
 from orchestrator.transport.store import Store
 from orchestrator.transport.transport import why_not_supervised
 

@@ -191,11 +191,11 @@ class Run:
 
         All other steps keep their recorded outcomes, but for steps that had not ended, or whose failure was the run's:
         they begin again, too, with all that depends on them. Compensations of kept steps are this run's, and the new
-        one does not send them.
+        one does not send them. A ``workflow_id`` has one run: the same fork with it again returns that run.
 
         Raises:
             InvalidPolicy: there is no step of that name, or ``workflow_id`` or ``deadline_s`` is not allowed.
-            WorkflowExists: there is a run with that id.
+            WorkflowExists: there is another run with that id.
         """
         known = check_id(workflow_id)
         if deadline_s is not None:

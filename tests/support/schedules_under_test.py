@@ -24,8 +24,8 @@ from orchestrator.schedules.firing.one_pass import Firing
 from orchestrator.schedules.firing.service import ScheduleService
 from orchestrator.schedules.redis import scripts
 from orchestrator.schedules.redis.stored_state import change_of
-from orchestrator.transport.admission.publish_dedup import new_attempt
 from orchestrator.transport.redis.command_connection import CommandConnection
+from orchestrator.transport.redis.lost_answers import Callers
 
 
 class Reconcile(Message):
@@ -84,7 +84,7 @@ class Schedules:
         one = scripts.Declaration(
             name, owner, encode_definition(definition), state.due_ms, change=change_of(Decision(state)), mode="add"
         )
-        attempt = new_attempt(self.keys)
+        attempt = Callers().attempt(self.keys)
         call = scripts.declare_schedules(self.keys, [one], most=1000, most_history=1000, attempt=attempt)
         ((_, status),) = self.store.run(*call)
         assert status == b"added"

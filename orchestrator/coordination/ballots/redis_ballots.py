@@ -21,9 +21,9 @@ from orchestrator.core.stored_values import stored_text
 from orchestrator.registry.outdated_workers import refuse_outdated
 from orchestrator.registry.registry import OutdatedIncarnation
 from orchestrator.sending.backend import Backend
-from orchestrator.sending.lost_answers import LostAnswers, again_if_lost
 from orchestrator.sending.messages.outgoing_message import queue_name
 from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.lost_answers import again_if_lost
 from orchestrator.transport.redis.patience import outlast
 from orchestrator.transport.redis.scripts import script_of
 from orchestrator.transport.store import Store
@@ -61,7 +61,6 @@ class RedisBallots:
         self._open_store = store
         self._hidden = hidden
         self._outdated = outdated
-        self._lost_answers = LostAnswers()
 
     # -- proposing
 
@@ -73,14 +72,7 @@ class RedisBallots:
         queues = {queue_name(voter.copy) for voter in request.voters}
         refuse_outdated(self._outdated(), queues, "not count the votes that it records")
         store = self._open_store()
-        # Repeated after an error in the same thread, it has the same id again.
-        said = ("propose", request.id, request.fingerprint)
-        return self._lost_answers.run(
-            store, said, lambda attempt: self._propose(store, request, request.id or attempt.token)
-        )
-
-    def _propose(self, store: Store, request: BallotRequest, ballot_id: str) -> str:
-        nonce = secrets.token_hex(16)
+        ballot_id, nonce = request.id or secrets.token_hex(8), secrets.token_hex(16)
         copies = copies_of(self._app, store, request, self._hidden)
         recorded = decision_texts(self._app, store, request, ballot_id, nonce)
         fields: Mapping[str, Any] = {
@@ -137,12 +129,8 @@ class RedisBallots:
     def cancel(self, ballot_id: str, why: str) -> bool:
         """Reject the proposal, if it is not decided."""
         store = self._open_store()
-        has_decided, left = self._lost_answers.run(
-            store,
-            ("cancel", ballot_id, why),
-            lambda attempt: self._run(
-                store, commands.end_ballot(store.keys, ballot_id, "cancel", why=why, token=attempt.token)
-            ),
+        has_decided, left = self._run(
+            store, commands.end_ballot(store.keys, ballot_id, "cancel", why=why, token=secrets.token_hex(8))
         )
         if has_decided < 0:
             raise UnknownBallot(ballot_id)

@@ -22,11 +22,11 @@ from orchestrator.core.stored_values import stored_counts
 from orchestrator.registry.registry import Registry
 from orchestrator.sending.broadcast import Refusal
 from orchestrator.sending.delivery import Awaiter
-from orchestrator.sending.lost_answers import again_if_lost
 from orchestrator.sending.messages.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.redis_backend import RedisBackend
 from orchestrator.sending.tracker import RedisTracker
 from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.lost_answers import again_if_lost
 from orchestrator.transport.redis.patience import outlast
 from orchestrator.transport.redis.scripts import script_of
 from orchestrator.transport.store import Store

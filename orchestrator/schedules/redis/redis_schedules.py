@@ -21,8 +21,8 @@ from orchestrator.schedules.history import HistoryEntry, entry_of
 from orchestrator.schedules.redis import scripts
 from orchestrator.schedules.redis.stored_state import change_of
 from orchestrator.schedules.redis.writing import NextAfterOf, ScheduleWriter
-from orchestrator.sending.lost_answers import again_if_lost
 from orchestrator.transport.admission.flow_control import refusal
+from orchestrator.transport.redis.lost_answers import again_if_lost
 from orchestrator.transport.store import Store
 
 logger = get_logger(__name__)

@@ -20,8 +20,7 @@ from orchestrator.schedules.redis.reading import ScheduleReader
 from orchestrator.schedules.redis.scripts import MOST_AT_ONCE, Declaration
 from orchestrator.schedules.redis.stored import StoredSchedule
 from orchestrator.schedules.redis.stored_state import change_of
-from orchestrator.sending.lost_answers import again_if_lost
-from orchestrator.transport.admission.publish_dedup import new_attempt
+from orchestrator.transport.redis.lost_answers import Callers
 from orchestrator.transport.store import Store
 
 #: A change that another one has overtaken is computed again, at most this often.
@@ -39,6 +38,7 @@ class ScheduleWriter(ScheduleReader):
         self._most = most
         self._most_history = most_history
         self._next_after_of = next_after_of
+        self._callers = Callers()
 
     def times(self, definition: ScheduleDefinition, from_ms: int, next_after: NextAfter | None = None) -> Times | None:
         """The times of a definition whose trigger is foreign; ``None`` for any other, or if only code has them."""
@@ -92,11 +92,11 @@ class ScheduleWriter(ScheduleReader):
             last = last_ms(definition.id)
             declarations.append(self._declaration(definition, next_after, before, owner, mode, now_ms, last))
         store = self.store
-        attempt = new_attempt(store.keys)
-        call = scripts.declare_schedules(
-            store.keys, declarations, most=self._most, most_history=self._most_history, attempt=attempt
+        own = {"most": self._most, "most_history": self._most_history}
+        reply = self._callers.run(
+            store.keys,
+            lambda attempt: store.run(*scripts.declare_schedules(store.keys, declarations, attempt=attempt, **own)),
         )
-        reply = again_if_lost(lambda: store.run(*call))
         statuses = []
         for one, (_, raw) in zip(declarations, reply, strict=True):
             status = raw.decode()
@@ -208,9 +208,14 @@ class ScheduleWriter(ScheduleReader):
 
     def _run_change(self, schedule_id: str, action: str, **options: Any) -> str:
         store = self.store
-        own = {"most_history": self._most_history, "attempt": new_attempt(store.keys), **options}
-        call = scripts.change_schedule(store.keys, schedule_id, action, **own)
-        return stored_text(again_if_lost(lambda: store.run(*call))[1])
+        own = {"most_history": self._most_history, **options}
+        _, status = self._callers.run(
+            store.keys,
+            lambda attempt: store.run(
+                *scripts.change_schedule(store.keys, schedule_id, action, attempt=attempt, **own)
+            ),
+        )
+        return stored_text(status)
 
     def retire_owner(self, incarnation: str) -> list[str]:
         """Remove the schedules of an incarnation that has ended; returns their ids.

@@ -9,52 +9,12 @@ The tokens of all connections of one period lie in one hash, which expires: shor
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from collections.abc import Hashable
-from typing import Final
 
 from orchestrator.core.keys import Keys
 from orchestrator.transport.redis.commands import Attempt
-
-#: For how long a hash of last publishes is written to. It is kept for three times as long after the last connection
-#: has entered it (see ``publish.lua``).
-PERIOD_S: Final = 300
-
-
-def publishes_now(keys: Keys) -> str:
-    """The hash of this period's last publishes."""
-    return keys.last_publishes(int(time.time() // PERIOD_S))
-
-
-def new_attempt(keys: Keys, caller: str = "") -> Attempt:
-    """An attempt at a call, by which the scripts recognise it when it is repeated.
-
-    ``caller``: whose last call Redis records. Without it, the call itself is recorded; for rare calls only.
-    """
-    return Attempt(publishes_now(keys), caller + os.urandom(8).hex())
-
-
-class Callers:
-    """A 16-character name for each thread, as connections have. Redis keeps the last call of each name.
-
-    A thread that has ended leaves its name to a later one: there are as many as there were threads at once.
-    """
-
-    def __init__(self) -> None:
-        self._pid, self._number = 0, 0
-
-    def here(self) -> str:
-        """The name of this thread."""
-        if self._pid != os.getpid():
-            # The first call, or the first one in a forked child.
-            self._number, self._pid = int.from_bytes(os.urandom(8)), os.getpid()
-        return f"{self._number ^ threading.get_ident():016x}"
-
-    def attempt(self, keys: Keys) -> Attempt:
-        """An attempt at a call of this thread."""
-        return new_attempt(keys, self.here())
+from orchestrator.transport.redis.lost_answers import new_attempt
 
 
 class Unanswered(threading.local):

@@ -52,7 +52,8 @@ def write_fork(store: Store, uid: str, new: str, after: str, workflow_id: str) -
     run: dict[str, Any] = {name.decode(): value for name, value in fields.items()}
     run = {name: value for name, value in run.items() if not is_own(name)} | counts_of(states)
     run["total"] = declared + sum(map(len, steps_in_place(plan, states).values()))
-    run |= {"id": workflow_id, "id_json": encode(workflow_id)[1:-1], "fork_of": uid, "state": RunState.WRITING.value}
+    run |= {"id": workflow_id, "id_json": encode(workflow_id)[1:-1], "state": RunState.WRITING.value}
+    run |= {"fork_of": uid, "fork_after": after}
     _write(store, copy, run.items())
     _write(store, f"{copy}:plan", ((number, text) for number, text in raw.items() if number != "start"))
     _write(store, f"{copy}:templates", scan_hash(store, f"{key}:templates"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.sending.lost_answers import LostAnswers
 from orchestrator.transport.redis.commands import Attempt
+from orchestrator.transport.redis.lost_answers import Callers
 from orchestrator.transport.store import Store
 from orchestrator.workflows.redis import scripts
 from orchestrator.workflows.redis.agendas import advance
@@ -18,7 +18,7 @@ class RedisRunControls:
 
     def __init__(self, store: Callable[[], Store]) -> None:
         self._store = store
-        self._lost_answers = LostAnswers()
+        self._callers = Callers()
 
     def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
         """See :class:`RunControls`."""
@@ -31,7 +31,7 @@ class RedisRunControls:
             # A timer is there until it has been acted on.
             said, left = act(None)
         else:
-            said, left = self._lost_answers.run(store, (uid, action, value, payload), act)
+            said, left = self._callers.run(store.keys, act)
         if left:
             advance(store, uid)
         return str(said.decode())
@@ -40,9 +40,8 @@ class RedisRunControls:
         """See :class:`RunControls`."""
         store = self._store()
         while True:
-            said: bytes = self._lost_answers.run(
-                store,
-                (uid, "delete"),
+            said: bytes = self._callers.run(
+                store.keys,
                 lambda attempt: store.run(*scripts.delete_run(store.keys, uid, attempt, force=force)),
             )
             if said != b"busy":

@@ -11,10 +11,11 @@ from redis.exceptions import NoScriptError
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import UnknownWorkflow, WorkflowExists
 from orchestrator.core.forks import lazy_property
+from orchestrator.core.stored_values import stored_text
 from orchestrator.registry.outdated_workers import refuse_outdated
 from orchestrator.registry.registry import OutdatedIncarnation
-from orchestrator.sending.lost_answers import LostAnswers, again_if_lost
 from orchestrator.transport.redis.command_connection import CommandConnection
+from orchestrator.transport.redis.lost_answers import again_if_lost
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.store import Store
 from orchestrator.workflows.compiling.compiler import CompiledWorkflow
@@ -42,7 +43,6 @@ class RedisRunStarts:
         self._writer = writer
         self._keep_ms = to_ms(keep_s)
         self._outdated = outdated
-        self._lost_answers = LostAnswers()
 
     @lazy_property
     def _commands(self) -> CommandConnection:
@@ -96,10 +96,8 @@ class RedisRunStarts:
 
     def fork(self, uid: str, after: str, workflow_id: str, deadline_s: float | None) -> str:
         """Copy the plan and the outcomes that are kept, in parts, and start the run in one step."""
-        said = ("fork", uid, after, workflow_id)
-        return self._lost_answers.run(
-            self._store(), said, lambda attempt: self._fork(uid, attempt.token, after, workflow_id, deadline_s)
-        )
+        new = secrets.token_hex(8)
+        return again_if_lost(lambda: self._fork(uid, new, after, workflow_id, deadline_s))
 
     def _fork(self, uid: str, new: str, after: str, workflow_id: str, deadline_s: float | None) -> str:
         store, known = self._store(), self._reads.uid_of(workflow_id)
@@ -108,6 +106,9 @@ class RedisRunStarts:
             advance(store, new)
             return new
         if known is not None and self._reads.status(known) is not None:
+            if self._origin(store, known) == (uid, after):
+                # The same fork, by a call that knows nothing of this one.
+                return known
             raise WorkflowExists(workflow_id)
         written = ask(store, lambda: write_fork(store, uid, new, after, workflow_id))
         if written is None:
@@ -120,6 +121,12 @@ class RedisRunStarts:
         if left:
             advance(store, new)
         return new
+
+    @staticmethod
+    def _origin(store: Store, uid: str) -> tuple[str, str] | None:
+        """The run that a run is a fork of, and the step after which it began again; ``None`` if it is no fork."""
+        raw: Any = ask(store, lambda: store.client.hmget(store.keys.run(uid), "fork_of", "fork_after"))
+        return None if None in raw else (stored_text(raw[0]), stored_text(raw[1]))
 
 
 def _execute_with(pipe: Any, store: Store, call: scripts.Call) -> Any:

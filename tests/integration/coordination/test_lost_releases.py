@@ -87,6 +87,26 @@ def test_so_it_is_if_the_next_in_line_has_had_it_and_released_it_meanwhile(redis
     close(made)
 
 
+def test_one_that_is_repeated_late_and_what_its_thread_releases_next_have_an_answer_each(
+    lossy: Orchestrator, network: LostAnswers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the later answer took the place of the other, and one of the two was told that nothing was held."""
+    leases: Any = lossy.runtime.redis.named_leases
+    late: list[Any] = []
+    monkeypatch.setattr(leases._late, "add", late.append)
+    with lossy.monitors.session():
+        load_scripts(lossy, "lease")
+        one, other = lossy.lease("a").acquire(), lossy.lease("b").acquire()
+        network.lose(20, one._held.token, done_first=True)
+        assert not one.release()
+        network.lose(0, "", done_first=True)
+        (again,) = late
+        call = leases._release_call(Kind.LEASE, "b", other._held.token, "released")
+        first = leases._run(call)
+        assert leases._run(again).startswith(b"%d " % one.fence)
+        assert leases._run(call) == first != b""
+
+
 @pytest.mark.parametrize("times", TIMES)
 def test_the_inner_one_of_two_blocks_was_held(lossy: Orchestrator, network: LostAnswers, times: int) -> None:
     with lossy.monitors.session(), lossy.lease("a", reentrant=True) as outer:

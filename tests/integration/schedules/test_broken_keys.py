@@ -10,7 +10,7 @@ from orchestrator.cli.ledger import ledger
 from orchestrator.core.errors import InvalidSchedule
 from orchestrator.schedules.firing.due import Due
 from orchestrator.schedules.firing.service import ScheduleService
-from orchestrator.transport.admission.publish_dedup import publishes_now
+from orchestrator.transport.redis.lost_answers import publishes_now
 from tests.support.command_line import invoke
 from tests.support.schedules_under_test import Schedules, scheduling_app
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Orchestrator, Workflow
-from orchestrator.transport.admission.publish_dedup import PERIOD_S
+from orchestrator.transport.redis.lost_answers import PERIOD_S
 from orchestrator.workflows.records import ControlResult
 from orchestrator.workflows.run import Run
 from tests.support.eventually import eventually

@@ -45,8 +45,11 @@ def test_a_step_that_failed_begins_again(cluster: WorkflowCluster) -> None:
     fork.wait(20)
     assert (fork.id, fork.status().state, fork.status().dead) == (f"again-{run.uid}", "failed", 1)
     assert cluster.noted() == ["fail"]
+    assert run.fork(after="fails", workflow_id=fork.id).uid == fork.uid
     with pytest.raises(WorkflowExists):
-        run.fork(after="fails", workflow_id=fork.id)
+        run.fork(after="first", workflow_id=fork.id)
+    with pytest.raises(WorkflowExists):
+        fork.fork(after="fails", workflow_id=fork.id)
     with pytest.raises(InvalidPolicy, match="'nothing'"):
         run.fork(after="nothing")
 

@@ -1,14 +1,18 @@
-"""Commands of runs whose answers are lost: repeated, they give the first answer, and do nothing twice."""
+"""Commands of runs whose answers are lost are repeated, give the first answer, and do nothing twice.
+
+Who calls one again after an error has a new wish, which is not answered by what the first call has done.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from orchestrator import BrokerUnavailable, Orchestrator, Workflow
+from orchestrator import BrokerUnavailable, Orchestrator, UnknownWorkflow, Workflow
 from orchestrator.core.keys import Keys
 from orchestrator.transport.redis.commands import Attempt
 from orchestrator.workflows.records import ControlResult
@@ -61,22 +65,63 @@ COMMANDS: dict[str, tuple[Callable[[Orchestrator], Run], Callable[[Run], Any]]] 
 }
 
 
+def load_scripts(orchestrator: Orchestrator) -> None:
+    """Have the server know the scripts, so that the answer that is lost is not NOSCRIPT."""
+    orchestrator.workflows.start(waits()).pause()
+    _failed(orchestrator).delete()
+
+
 @pytest.mark.parametrize("done_first", [True, False])
-@pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_is_done_once(
-    lossy: Orchestrator, network: LostAnswers, name: str, times: int, done_first: bool
+def test_a_command_is_done_once(lossy: Orchestrator, network: LostAnswers, name: str, done_first: bool) -> None:
+    make, act = COMMANDS[name]
+    run = make(lossy)
+    load_scripts(lossy)
+    network.lose(1, DELETE if name == "delete" else CONTROL, done_first=done_first)
+    assert act(run) is ControlResult.DONE
+    assert network.left == 0
+
+
+#: What a command says that a call without an answer has done already.
+AGAIN: dict[str, ControlResult | type[Exception]] = {
+    "pause": ControlResult.PAUSED_ALREADY,
+    "resume": ControlResult.NOT_PAUSED,
+    "cancel": ControlResult.TOO_LATE,
+    "post": ControlResult.TOO_LATE,
+    "retry": ControlResult.NOT_FAILED,
+    "delete": UnknownWorkflow,
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_who_repeats_one_after_an_error_learns_what_has_become_of_the_run(
+    lossy: Orchestrator, network: LostAnswers, name: str
 ) -> None:
     make, act = COMMANDS[name]
     run = make(lossy)
-    # So that the server has the script: the answer that is lost is not NOSCRIPT.
-    lossy.workflows.start(waits()).pause()
-    other = _failed(lossy)
-    other.delete()
-    mark = DELETE if name == "delete" else CONTROL
-    network.lose(times, mark, done_first=done_first)
-    assert _until_answered(lambda: act(run)) is ControlResult.DONE
-    assert network.left == 0
+    load_scripts(lossy)
+    network.lose(2, DELETE if name == "delete" else CONTROL, done_first=True)
+    with pytest.raises(BrokerUnavailable):
+        act(run)
+    expected = AGAIN[name]
+    if isinstance(expected, ControlResult):
+        assert act(run) is expected
+    else:
+        with pytest.raises(expected):
+            act(run)
+
+
+def test_who_pauses_again_after_another_has_resumed_pauses(lossy: Orchestrator, network: LostAnswers) -> None:
+    """Regression: it was answered as the first call, and paused nothing."""
+    run = lossy.workflows.start(waits())
+    load_scripts(lossy)
+    network.lose(2, CONTROL, done_first=True)
+    with pytest.raises(BrokerUnavailable):
+        run.pause()
+    with ThreadPoolExecutor(1) as another:
+        assert another.submit(run.resume).result(10) is ControlResult.DONE
+    assert run.pause() is ControlResult.DONE
+    assert run.status().paused
 
 
 @pytest.mark.parametrize("done_first", [True, False])

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 from orchestrator.core.keys import Keys
-from orchestrator.transport.admission.publish_dedup import Callers
+from orchestrator.transport.redis.lost_answers import Callers
 from tests.support.forks import in_fork
 
 
@@ -31,6 +31,17 @@ def test_threads_of_different_processes_have_different_names() -> None:
     assert in_fork(callers.here) not in (own, "")
     assert callers.here() == own
     assert Callers().here() != callers.here()
+
+
+def test_a_thread_that_gives_up_its_name_has_another_one_from_then_on() -> None:
+    callers = Callers()
+    first = callers.here()
+    callers.give_up_name()
+    second = callers.here()
+    assert len(second) == 16
+    assert callers.here() == second != first
+    with ThreadPoolExecutor(1) as another:
+        assert another.submit(callers.here).result(10) not in (first, second)
 
 
 def test_a_call_begins_with_the_name_of_its_caller_and_is_like_no_other() -> None:

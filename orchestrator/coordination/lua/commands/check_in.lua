@@ -3,11 +3,11 @@
 -- Returns the fence of the permit that has ended; '' if the owner does not hold the resource, or held it until its limit passed. A repeated
 -- call returns its first answer, also if the owner has checked the resource out again meanwhile.
 -- Costs: at most 1,000 holders, which is how many resources a pool may have, and 100 tickets.
---- @include "last_calls"
+--- @include "recorded_answers"
 --- @include "named_leases"
 local publishes = KEYS[2]
 local root, name, resource, owner, entry, call = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local answered = first_answer(publishes, call)
+local answered = recorded_answer(publishes, call)
 if answered then return answered end
 local work = work_on(root, 'pool', name)
 local all = redis.call('HGETALL', work.holders)

@@ -4,7 +4,7 @@
 -- any more: its limit had passed. A repeated call returns its first answer.
 -- Costs: at most 100 tickets; 5 commands for a lease for which nobody waits.
 --- @include "clock"
---- @include "last_calls"
+--- @include "recorded_answers"
 local publishes = KEYS[2]
 local root, kind, name, token, reason, call = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 if kind == 'lease' then
@@ -25,7 +25,7 @@ end
 local work = work_on(root, kind, name)
 local holder, has_ended = release(work, token, reason)
 expire_unused(work)
-if not holder then return with_events(first_answer(publishes, call) or '') end
+if not holder then return with_events(recorded_answer(publishes, call) or '') end
 local answer = has_ended and string.format('%.0f ', holder.f) .. holder.o or '+'
 record_answer(publishes, call, answer)
 return with_events(answer)
