@@ -8,6 +8,7 @@ from orchestrator.agents.directory import Directory
 from orchestrator.core.admission.breaker import BreakerStatus, Phase
 from orchestrator.registry.mailboxes import read_some
 from orchestrator.transport.admission.flow_control import close_breaker, declare_flow, isolate_breaker
+from orchestrator.transport.redis.lost_answers import Callers, again_if_lost
 from orchestrator.transport.store import Store
 
 
@@ -17,14 +18,17 @@ class RedisBreakers:
     def __init__(self, store: Callable[[], Store], directory: Directory) -> None:
         self._store = store
         self._directory = directory
+        self._callers = Callers()
 
     def close(self, agent: str) -> bool | None:
         """Close an agent's breaker."""
-        return close_breaker(self._store(), self._declared_queue_of(agent))
+        store, queue = self._store(), self._declared_queue_of(agent)
+        return self._callers.run(store.keys, lambda attempt: close_breaker(store, queue, attempt))
 
     def isolate(self, agent: str, why: str) -> bool | None:
         """Isolate an agent's breaker."""
-        return isolate_breaker(self._store(), self._declared_queue_of(agent), why)
+        store, queue = self._store(), self._declared_queue_of(agent)
+        return self._callers.run(store.keys, lambda attempt: isolate_breaker(store, queue, why, attempt))
 
     def statuses(self, agents: Iterable[str]) -> dict[str, BreakerStatus]:
         """The statuses of these agents' breakers."""
@@ -45,5 +49,5 @@ class RedisBreakers:
         queue = self._directory.queue_of(agent)
         flow = self._directory.flow(agent)
         if flow.breaker is not None:
-            declare_flow(self._store(), queue, flow, serves=False)
+            again_if_lost(lambda: declare_flow(self._store(), queue, flow, serves=False))
         return queue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -18,6 +19,8 @@ from orchestrator.registry.registry import Registry
 from orchestrator.sending.delivery import CancelResult, Found, Status
 from orchestrator.transport.mailbox_entry import LINEAGE, renewed
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.commands import Attempt
+from orchestrator.transport.redis.lost_answers import Callers
 from orchestrator.transport.store import Store
 
 #: Messages that one script reads, in about a millisecond, in which Redis does nothing else.
@@ -34,6 +37,7 @@ class RedisTracker:
         self._app = app
         self._open = store
         self._registry = registry
+        self._callers = Callers()
 
     @property
     def _store(self) -> Store:
@@ -122,6 +126,14 @@ class RedisTracker:
         store = self._store
         k = store.keys
         ttl_ms = to_ms(store.options.outcome_ttl_s)
+
+        def look(stream: str, begin: str, attempt: Attempt | None = None) -> Any:
+            cancel = None if attempt is None else (outcome, attempt)
+            call = commands.find_delivery(
+                k, queue, delivery_id, stream=stream, begin=begin, count=_SLICE, cancel=cancel, ttl_ms=ttl_ms
+            )
+            return store.run(*call)
+
         for _ in range(_TRIES):
             # A deferred message that is let go meanwhile is in a stream that comes later; so is one that leaves its
             # lane, or enters it.
@@ -129,10 +141,8 @@ class RedisTracker:
             for stream in ("", k.deferred(queue), k.lanes(queue), *levels, k.lanes(queue)):
                 begin = "-" if stream else "0"
                 while begin:
-                    call = commands.find_delivery(
-                        k, queue, delivery_id, stream=stream, begin=begin, count=_SLICE, outcome=outcome, ttl_ms=ttl_ms
-                    )
-                    said, *rest = store.run(*call)
+                    here = partial(look, stream, begin)
+                    said, *rest = self._callers.run(k, here) if outcome else here()
                     where = stored_text(said)
                     if where not in ("on", "none"):
                         return [where, *rest]

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
@@ -15,6 +15,8 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.policies.timeout_overrides import Override, OverrideTable, overrides_in
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.commands import Attempt
+from orchestrator.transport.redis.lost_answers import Callers
 from orchestrator.transport.store import Store
 
 #: Overrides at a time, at most: each worker reads all of them after a change.
@@ -47,6 +49,7 @@ class RedisOverrides:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._callers = Callers()
 
     def set(self, name: str, timeout_s: float, for_s: float) -> Override:
         """Override the timeout of a name.
@@ -55,11 +58,15 @@ class RedisOverrides:
             InvalidPolicy: there are too many overrides.
             BrokerUnavailable: Redis is away.
         """
-        by = _by()
-        call = commands.override_timeout(
-            self._store.keys, name, timeout_s, ttl_ms=max(1, to_ms(for_s)), by=by, most=MOST
-        )
-        done, *told = self._store.run(*call)
+        store, by, ttl_ms = self._store, _by(), max(1, to_ms(for_s))
+
+        def override(attempt: Attempt) -> Any:
+            call = commands.override_timeout(
+                store.keys, name, timeout_s, ttl_ms=ttl_ms, by=by, most=MOST, attempt=attempt
+            )
+            return store.run(*call)
+
+        done, *told = self._callers.run(store.keys, override)
         if not done:
             raise InvalidPolicy("name", name, f"one of at most {MOST} overrides; there are {told[0]}")
         return Override(name, timeout_s, int(told[0]), int(told[1]), by, for_s)
@@ -85,7 +92,11 @@ class RedisOverrides:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        return int(self._store.run(*commands.clear_timeouts(self._store.keys, names)))
+        store = self._store
+        cleared: int = self._callers.run(
+            store.keys, lambda attempt: store.run(*commands.clear_timeouts(store.keys, attempt, names))
+        )
+        return cleared
 
 
 class InMemoryOverrides:

@@ -20,6 +20,7 @@ from orchestrator.core.keys import GROUP
 from orchestrator.telemetry import Event, attach, detach
 from orchestrator.transport.admission.flow_control import breaker_fields
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.lost_answers import Callers
 from tests.support.mailbox_machine import LEVELS, QUEUE, TTL_MS, MailboxMachine, message
 from tests.support.weighted_moves import WeightedMachine, move
 
@@ -168,13 +169,13 @@ class Fuse(WeightedMachine, MailboxMachine):
 
     @move(why=st.sampled_from(["", "it deletes too much"]))
     def isolate(self, why: str) -> None:
-        was_not = self.run_script(*commands.isolate_breaker(self.keys, QUEUE, why))
+        was_not = self.run_script(*commands.isolate_breaker(self.keys, QUEUE, why, Callers().attempt(self.keys)))
         assert was_not == (self.state.phase is not Phase.ISOLATED)
         self.turn(breaker.isolated(why))
 
     @move()
     def close(self) -> None:
-        was_not = self.run_script(*commands.close_breaker(self.keys, QUEUE))
+        was_not = self.run_script(*commands.close_breaker(self.keys, QUEUE, Callers().attempt(self.keys)))
         assert was_not == (self.state.phase is not Phase.CLOSED)
         self.turn(BreakerState())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -22,11 +23,15 @@ class LostAnswers:
         self._left = 0
         self._mark = b""
         self._done_first = True
+        self._meanwhile: Callable[[], object] = lambda: None
         self._open: list[socket.socket] = []
 
-    def lose(self, times: int, mark: str, *, done_first: bool) -> None:
-        """Lose the next so many commands with ``mark`` in them; if ``done_first``, only their answers."""
-        self._mark, self._done_first, self._left = mark.encode(), done_first, times
+    def lose(self, times: int, mark: str, *, done_first: bool, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Lose the next so many commands with ``mark`` in them; if ``done_first``, only their answers.
+
+        ``meanwhile`` is what another does before the sender of such a command, which is done, sees that it is cut off.
+        """
+        self._mark, self._done_first, self._meanwhile, self._left = mark.encode(), done_first, meanwhile, times
 
     @property
     def left(self) -> int:
@@ -60,6 +65,8 @@ class LostAnswers:
         with contextlib.suppress(OSError):
             while (data := redis.recv(65536)) and not lost.is_set():
                 client.sendall(data)
+            if data:
+                self._meanwhile()
         _shut(client, redis)
 
     def __enter__(self) -> Self:

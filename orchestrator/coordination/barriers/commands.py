@@ -6,7 +6,7 @@ import json
 
 from orchestrator.core.coordination.barrier import Arriving, Waiting
 from orchestrator.core.keys import Keys
-from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.commands import Attempt, Call
 
 
 def arrive_at_barrier(keys: Keys, name: str, request: Arriving) -> Call:
@@ -34,9 +34,9 @@ def leave_barrier(keys: Keys, name: str, generation: int, party: str, token: str
     return "leave_barrier", [keys.leases], [keys.root, name, generation, party, token, why]
 
 
-def reset_barrier(keys: Keys, name: str, token: str, generation: int) -> Call:
+def reset_barrier(keys: Keys, name: str, generation: int, attempt: Attempt) -> Call:
     """Let the next generation begin."""
-    return "reset_barrier", [keys.leases], [keys.root, name, token, generation]
+    return "reset_barrier", [keys.leases, attempt.key], [keys.root, name, generation, attempt.token]
 
 
 def end_barrier(keys: Keys, name: str) -> Call:

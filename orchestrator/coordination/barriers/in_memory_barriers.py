@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
-from uuid import uuid4
 
 from orchestrator.coordination.barriers.backend import Arrived, Barriers, BarrierState, described, refusal
 from orchestrator.core.clock import now_ms
@@ -106,7 +105,7 @@ class InMemoryBarriers(Barriers):
             known = self._barriers.get(name)
             if known is None:
                 return False
-            was_reset = self._act(name, lambda: known.reset(uuid4().hex, generation, now_ms(), self._owners))
+            was_reset = self._act(name, lambda: known.reset(generation, now_ms(), self._owners))
         if was_reset:
             emit(events.BARRIER_RESET, barrier=name, generation=known.generation)
         self._send_outbox(name)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final
-from uuid import uuid4
 
 from celery import Celery
 
@@ -22,6 +21,7 @@ from orchestrator.core.stored_values import stored_text
 from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.sending.messages.recorded_message import record_message
 from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.lost_answers import Callers
 from orchestrator.transport.redis.patience import outlast
 from orchestrator.transport.store import Store
 
@@ -61,6 +61,7 @@ class RedisBarriers(Barriers):
         self._sleep = sleep
         self._run = ScriptRunner(open_store, __package__).run
         self._late = LateReleases(self._run)
+        self._callers = Callers()
         #: Pairs of worker and barrier that a warning was logged for.
         self._warned: set[tuple[str, str]] = set()
 
@@ -148,7 +149,9 @@ class RedisBarriers(Barriers):
 
     def reset(self, name: str, generation: int) -> bool:
         """Let the next generation begin."""
-        was_reset, left = self._run_patiently(commands.reset_barrier(self._store.keys, name, uuid4().hex, generation))
+        keys = self._store.keys
+        call = commands.reset_barrier(keys, name, generation, self._callers.attempt(keys))
+        was_reset, left = self._run_patiently(call)
         if left and generation:
             self.send_rest(name, generation)
         return bool(was_reset)

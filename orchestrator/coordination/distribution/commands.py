@@ -1,4 +1,4 @@
-"""The scripts of distributions as typed functions: each puts keys and arguments into the order that its script expects.
+"""The scripts of distributions and hierarchies as typed functions, which put keys and arguments into their order.
 
 A function returns a :data:`~orchestrator.transport.redis.commands.Call`. What a script does, returns and costs is in
 its header, ``lua/commands/*.lua``.
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator.coordination.distribution.backend import OnceOnly
 from orchestrator.core.keys import GROUP, Keys
-from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.commands import Attempt, Call
 
 
 def read_takers(keys: Keys, levels: Sequence[str], agents: Mapping[str, str]) -> Call:
@@ -39,3 +39,8 @@ def commit_items(keys: Keys, id: str, counts: Mapping[str, int], *, keep_ms: int
 def release_items(keys: Keys, id: str, most: int) -> Call:
     """Put at most ``most`` accepted items into their mailboxes."""
     return "release_items", [keys.items(id), keys.timers], [keys.root, id, most]
+
+
+def delete_hierarchy(keys: Keys, name: str, attempt: Attempt) -> Call:
+    """Forget a hierarchy."""
+    return "delete_hierarchy", [keys.hierarchies, attempt.key], [name, attempt.token]

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.agents.agent import Agent
 from orchestrator.coordination.checks import checked_name
+from orchestrator.coordination.distribution import commands
 from orchestrator.core.errors import (
     InvalidDeclaration,
     InvalidPolicy,
@@ -25,6 +26,9 @@ from orchestrator.sending.broadcast import Refusal, Strategy
 from orchestrator.sending.report import Receipt, Report
 from orchestrator.sending.send_options import BroadcastOptions
 from orchestrator.sending.sender import Sender
+from orchestrator.transport.redis.commands import Attempt
+from orchestrator.transport.redis.lost_answers import Callers
+from orchestrator.transport.redis.scripts import script_of
 from orchestrator.transport.store import Store
 
 #: Agents of one hierarchy, at most.
@@ -241,6 +245,7 @@ class RedisHierarchies:
 
     def __init__(self, store: Callable[[], Store]) -> None:
         self._store = store
+        self._callers = Callers()
 
     def _ask(self, command: Callable[[Any, str], Any]) -> Any:
         store = self._store()
@@ -265,7 +270,13 @@ class RedisHierarchies:
 
     def delete(self, name: str) -> bool:
         """Forget a structure; whether there was one."""
-        return bool(self._ask(lambda client, key: client.hdel(key, name)))
+        store = self._store()
+
+        def delete(attempt: Attempt) -> Any:
+            script, keys, args = commands.delete_hierarchy(store.keys, name, attempt)
+            return store.run(script_of(__package__, script), keys, args)
+
+        return bool(self._callers.run(store.keys, delete))
 
     def names(self) -> list[str]:
         """The names of all."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from orchestrator.core.coordination.lease import Life, Owners
+from orchestrator.core.coordination.lease import CALLER, Life, Owners
 
 #: How often it is looked up whether those who wait still run.
 CHECK_MS: Final = 1000
@@ -144,8 +144,8 @@ class BarrierRecord:
     if_broken: dict[str, str] = field(default_factory=dict)
     ended: dict[int, Ended] = field(default_factory=dict)
     calls: dict[str, Call] = field(default_factory=dict)
-    #: The token of the last reset.
-    last_reset: str = ""
+    #: The last reset of each caller that had an effect.
+    last_resets: dict[str, str] = field(default_factory=dict)
     #: Messages to be sent; the caller takes them out.
     outbox: list[str] = field(default_factory=list)
 
@@ -204,12 +204,13 @@ class BarrierRecord:
             self._break(reason, party)
         return self._reply(generation, party, now_ms)
 
-    def reset(self, token: str, generation: int, now_ms: int, owners: Owners) -> bool:
+    def reset(self, generation: int, now_ms: int, owners: Owners, *, call: str = "") -> bool:
         """Let the next generation begin; the present one breaks. Only if it is still that generation, unless 0.
 
-        With 0, other parties may use the barrier from then on.
+        With 0, other parties may use the barrier from then on. A repeated ``call``, whose first answer was lost,
+        returns ``True`` again, and changes nothing, also if another one has reset the barrier since.
         """
-        if token == self.last_reset:
+        if call and self.last_resets.get(call[:CALLER]) == call:
             return True
         self._catch_up(now_ms, owners)
         goes_on = bool(self.broken or self.due_ms)
@@ -217,7 +218,8 @@ class BarrierRecord:
             return False
         if not goes_on and not self.parties:
             return False
-        self.last_reset = token
+        if call:
+            self.last_resets[call[:CALLER]] = call
         if self.due_ms:
             self._break(RESET)
         self.broken = ""

@@ -22,6 +22,7 @@ from orchestrator.core.stored_values import stored_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.admission.ask_record import NotSent
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.commands import Attempt
 
 if TYPE_CHECKING:
     from orchestrator.transport.store import Store
@@ -117,23 +118,23 @@ def retry_until_room(
             answer = again(done)
 
 
-def close_breaker(store: Store, queue: str) -> bool | None:
+def close_breaker(store: Store, queue: str, attempt: Attempt) -> bool | None:
     """Close a mailbox' breaker by hand: whether it was not closed; ``None`` if there is none.
 
     Raises:
         BrokerUnavailable: Redis is away.
     """
-    was = store.run(*commands.close_breaker(store.keys, queue))
+    was = store.run(*commands.close_breaker(store.keys, queue, attempt))
     return None if was < 0 else bool(was)
 
 
-def isolate_breaker(store: Store, queue: str, why: str) -> bool | None:
+def isolate_breaker(store: Store, queue: str, why: str, attempt: Attempt) -> bool | None:
     """Isolate a mailbox' breaker: whether it was not isolated before; ``None`` if there is none.
 
     Raises:
         BrokerUnavailable: Redis is away.
     """
-    was = store.run(*commands.isolate_breaker(store.keys, queue, why))
+    was = store.run(*commands.isolate_breaker(store.keys, queue, why, attempt))
     return None if was < 0 else bool(was)
 
 

@@ -10,7 +10,6 @@ from orchestrator.transport.redis.lost_answers import Callers
 from orchestrator.transport.store import Store
 from orchestrator.workflows.redis import scripts
 from orchestrator.workflows.redis.agendas import advance
-from orchestrator.workflows.redis.pages import ask
 
 
 class RedisRunControls:
@@ -51,5 +50,7 @@ class RedisRunControls:
     def set_paused(self, name: str, *, paused: bool) -> bool:
         """See :class:`RunControls`."""
         store = self._store()
-        change = store.client.sadd if paused else store.client.srem
-        return bool(ask(store, lambda: change(store.keys.paused_workflows, name)))
+        changed = self._callers.run(
+            store.keys, lambda attempt: store.run(*scripts.set_paused(store.keys, name, attempt, paused=paused))
+        )
+        return bool(changed)

@@ -51,6 +51,15 @@ def control_run(
     return _script("control_run"), names, [uid, token, action, value, payload]
 
 
+def set_paused(keys: Keys, name: str, attempt: Attempt, *, paused: bool) -> Call:
+    """Have the new runs of a workflow start paused, or no longer."""
+    return (
+        _script("set_paused"),
+        [keys.paused_workflows, attempt.key],
+        [name, "1" if paused else "", attempt.token],
+    )
+
+
 def delete_run(keys: Keys, uid: str, attempt: Attempt, *, force: bool = False) -> Call:
     """Forget a run that has ended, or with ``force`` one that goes on.
 

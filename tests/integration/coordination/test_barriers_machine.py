@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.coordination.barriers import commands
 from orchestrator.core.coordination.barrier import Arriving, BarrierRecord, Ended, OnDeath, Reply, Status, Waiting
 from orchestrator.core.coordination.lease import Life
 from orchestrator.core.keys import Keys
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.transport.redis import commands as redis_commands
 from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.script_events import unwrap_reply
 from tests.support.driven_machine import drive_machine
@@ -35,6 +36,9 @@ STREAM = "orc:q:0:agent"
 OWNERS = ("w@h:1#1", "w@h:1#2", "session@h:2#3")
 NAMES = {"b": OnDeath.BREAK, "s": OnDeath.SHRINK}
 PARTIES = 3
+
+#: Threads that reset barriers; the answer to the last reset of each may have been lost.
+CALLERS = ["a" * 16, "b" * 16]
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.redis.flushdb()
         self.keys = Keys()
-        self.now_ms, self.count, self.resets = START_MS, 0, 0
+        self.now_ms, self.count = START_MS, 0
+        #: By caller: what its last reset was about.
+        self.resets: dict[str, tuple[str, int, redis_commands.Attempt]] = {}
         self.owners = Owners(OWNERS)
         self.last = dict.fromkeys(NAMES, 0)
         self.tripped: dict[str, set[int]] = {name: set() for name in NAMES}
@@ -177,13 +183,24 @@ class Machine(RuleBasedStateMachine):
         expected = known.leave(arrival.generation, party, token, "wait timeout", self.now_ms, self.owners)
         self.check(raw, expected)
 
-    @rule(name=st.sampled_from(sorted(NAMES)), repeated=st.booleans(), own=st.sampled_from([-1, 0, 1]))
-    def reset(self, name: str, repeated: bool, own: int) -> None:
-        self.resets += not repeated
-        token, known = f"r{self.resets}", self.model[name]
+    @rule(name=st.sampled_from(sorted(NAMES)), caller=st.sampled_from(CALLERS), own=st.sampled_from([-1, 0, 1]))
+    def reset(self, name: str, caller: str, own: int) -> None:
+        self.count += 1
+        known = self.model[name]
         generation = 0 if own < 0 else max(1, known.generation - own)
-        done, _ = self.run(commands.reset_barrier(self.keys, name, token, generation))
-        assert bool(done) is known.reset(token, generation, self.now_ms, self.owners)
+        attempt = redis_commands.Attempt(self.keys.last_publishes(1), f"{caller}{self.count:016}")
+        self.resets[caller] = name, generation, attempt
+        self.repeat_reset(caller)
+
+    @precondition(lambda self: self.resets)
+    @rule(caller=st.sampled_from(CALLERS))
+    def repeat_reset(self, caller: str) -> None:
+        """The answer was lost; meanwhile others may have reset the barrier, and parties arrived."""
+        if caller in self.resets:
+            name, generation, attempt = self.resets[caller]
+            done, _ = self.run(commands.reset_barrier(self.keys, name, generation, attempt))
+            known = self.model[name]
+            assert bool(done) is known.reset(generation, self.now_ms, self.owners, call=attempt.token)
 
     # -- ends
 

@@ -11,6 +11,7 @@ import pytest
 from orchestrator import Dead, InvalidPolicy
 from orchestrator.timeouts.overrides import RedisOverrides
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.lost_answers import Callers
 from tests.apps import agents_app as app
 from tests.support.agent_sends import WAIT_S
 from tests.support.agents_cluster import APP, QUEUES, hosted, unhosted
@@ -98,7 +99,9 @@ def test_each_change_has_a_later_version_and_the_hash_ends_with_its_last_overrid
     key = keys.timeout_overrides
 
     def override(name: str, ttl_ms: int, most: int = 10) -> Any:
-        return scripts.run(*commands.override_timeout(keys, name, 5, ttl_ms=ttl_ms, by="ann", most=most))
+        attempt = Callers().attempt(keys)
+        call = commands.override_timeout(keys, name, 5, ttl_ms=ttl_ms, by="ann", most=most, attempt=attempt)
+        return scripts.run(*call)
 
     def version() -> int:
         return int(redis.hget(key, "") or 0)
@@ -121,12 +124,12 @@ def test_each_change_has_a_later_version_and_the_hash_ends_with_its_last_overrid
     assert override("c", 1000, most=2)[0] == 1
     versions.append(version())
     assert sorted(redis.hkeys(key)) == [b"", b"b", b"c"]
-    assert scripts.run(*commands.clear_timeouts(keys, ["b"])) == 1
+    assert scripts.run(*commands.clear_timeouts(keys, Callers().attempt(keys), ["b"])) == 1
     versions.append(version())
     assert versions == sorted(set(versions))
-    assert scripts.run(*commands.clear_timeouts(keys, ["b"])) == 0
+    assert scripts.run(*commands.clear_timeouts(keys, Callers().attempt(keys), ["b"])) == 0
     assert version() == versions[-1]
-    assert scripts.run(*commands.clear_timeouts(keys)) == 1
+    assert scripts.run(*commands.clear_timeouts(keys, Callers().attempt(keys))) == 1
     assert redis.exists(key) == 0
 
 

@@ -19,6 +19,7 @@ from orchestrator.core.admission.flow_policy import Breaker, Mailbox
 from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.lost_answers import Callers
 from tests.support.driven_machine import drive_machine
 from tests.support.mailbox_machine import LEVELS, QUEUE, TTL_MS, MailboxMachine, message
 from tests.support.planted_faults import Fault, assert_finds, cases
@@ -291,7 +292,7 @@ class Flow(WeightedMachine, MailboxMachine):
 
     @move(3, when=lambda self: self.breaker is not None and self.state.phase is not Phase.CLOSED)
     def close_breaker(self) -> None:
-        self.run_script(*commands.close_breaker(self.keys, QUEUE))
+        self.run_script(*commands.close_breaker(self.keys, QUEUE, Callers().attempt(self.keys)))
         self.state = BreakerState()
         self.go(len(self.deferred))
 
@@ -304,7 +305,7 @@ class Flow(WeightedMachine, MailboxMachine):
 
     @move(when=has_breaker)
     def isolate_breaker(self) -> None:
-        self.run_script(*commands.isolate_breaker(self.keys, QUEUE, "by hand"))
+        self.run_script(*commands.isolate_breaker(self.keys, QUEUE, "by hand", Callers().attempt(self.keys)))
         self.state = breaker.isolated("by hand")
 
     @move(when=lambda self: self.deferred, name=lambda self: st.sampled_from(self.deferred))
@@ -313,7 +314,7 @@ class Flow(WeightedMachine, MailboxMachine):
         found = self.run_script(
             *commands.find_delivery(
                 k, QUEUE, name, stream=k.deferred(QUEUE), begin="-", count=100,
-                outcome=json.dumps({"outcome": "cancelled", "by": "sender"}), ttl_ms=TTL_MS,
+                cancel=(json.dumps({"outcome": "cancelled", "by": "sender"}), Callers().attempt(k)), ttl_ms=TTL_MS,
             )
         )  # fmt: skip
         assert found == [b"removed"]

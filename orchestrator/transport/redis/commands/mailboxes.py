@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.core.keys import DEFERRED, DOORBELL, GROUP, LANES, Keys
-from orchestrator.transport.redis.commands.call import Call, flat
+from orchestrator.transport.redis.commands.call import Attempt, Call, flat
 
 
 def declare(keys: Keys, queue: str, streams: Iterable[str] = (), *, listed: bool = True, ttl_ms: int = 0) -> Call:
@@ -38,14 +38,14 @@ def declare_singleton(keys: Keys, queue: str, election: str) -> Call:
     return "declare_singleton", [keys.flow(queue)], [keys.root, election]
 
 
-def close_breaker(keys: Keys, queue: str) -> Call:
+def close_breaker(keys: Keys, queue: str, attempt: Attempt) -> Call:
     """Close a mailbox' breaker."""
-    return "close_breaker", [keys.flow(queue), keys.queues], []
+    return "close_breaker", [keys.flow(queue), keys.queues, attempt.key], [attempt.token]
 
 
-def isolate_breaker(keys: Keys, queue: str, why: str) -> Call:
+def isolate_breaker(keys: Keys, queue: str, why: str, attempt: Attempt) -> Call:
     """Keep a mailbox' breaker open until it is closed by hand."""
-    return "isolate_breaker", [keys.flow(queue), keys.queues], [why]
+    return "isolate_breaker", [keys.flow(queue), keys.queues, attempt.key], [why, attempt.token]
 
 
 def release_deferred(keys: Keys, queue: str) -> Call:
@@ -96,13 +96,22 @@ def release_mailbox(keys: Keys, queue: str, host: str) -> Call:
 
 
 def find_delivery(
-    keys: Keys, queue: str, delivery: str, *, stream: str, begin: str, count: int, outcome: str = "", ttl_ms: int
+    keys: Keys,
+    queue: str,
+    delivery: str,
+    *,
+    stream: str,
+    begin: str,
+    count: int,
+    cancel: tuple[str, Attempt] | None = None,
+    ttl_ms: int,
 ) -> Call:
     """Look for a delivery among ``count`` messages of a stream, or of what is not yet due if ``stream`` is ''.
 
-    With an ``outcome``, as JSON, it is cancelled where it is found. ``begin`` is where the reply before said to go on;
-    at first ``-`` in a stream, ``0`` elsewhere.
+    To ``cancel`` it where it is found, give its outcome, as JSON, and the attempt. ``begin`` is where the reply before
+    said to go on; at first ``-`` in a stream, ``0`` elsewhere.
     """
+    outcome, attempt = cancel or ("", None)
     return (
         "find_delivery",
         [
@@ -111,9 +120,10 @@ def find_delivery(
             keys.delayed(queue),
             keys.delayed_bodies(queue),
             keys.cancelling,
+            *([attempt.key] if attempt else []),
             *([stream] if stream else []),
         ],
-        [GROUP, delivery, outcome, ttl_ms, begin, count],
+        [GROUP, delivery, outcome, ttl_ms, begin, count, attempt.token if attempt else ""],
     )
 
 

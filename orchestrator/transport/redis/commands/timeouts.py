@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from orchestrator.core.keys import RUN_TIME_DAYS, Keys
-from orchestrator.transport.redis.commands.call import Call
+from orchestrator.transport.redis.commands.call import Attempt, Call
 
 
-def override_timeout(keys: Keys, name: str, timeout_s: float, *, ttl_ms: int, by: str, most: int) -> Call:
+def override_timeout(
+    keys: Keys, name: str, timeout_s: float, *, ttl_ms: int, by: str, most: int, attempt: Attempt
+) -> Call:
     """Override the timeout of a name for ``ttl_ms``, unless there are ``most`` overrides."""
-    return "override_timeout", [keys.timeout_overrides], [name, repr(float(timeout_s)), ttl_ms, by, most]
+    args = [name, repr(float(timeout_s)), ttl_ms, by, most, attempt.token]
+    return "override_timeout", [keys.timeout_overrides, attempt.key], args
 
 
-def clear_timeouts(keys: Keys, names: Iterable[str] = ()) -> Call:
+def clear_timeouts(keys: Keys, attempt: Attempt, names: Iterable[str] = ()) -> Call:
     """End the overrides of these names, or of all."""
-    return "clear_timeouts", [keys.timeout_overrides], list(names)
+    return "clear_timeouts", [keys.timeout_overrides, attempt.key], [attempt.token, *names]
 
 
 def add_run_times(keys: Keys, counts: Mapping[tuple[str, int], int]) -> Call:

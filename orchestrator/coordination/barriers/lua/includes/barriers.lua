@@ -4,7 +4,7 @@
 -- The rule of barriers: core/coordination/barrier.py over Redis, with the same names. Of each barrier:
 --   barrier:NAME           hash: g, number of the present generation, or of the last one; n, parties; p, their names as JSON; m, what a
 --                          death does (these three are not there after a reset for all); d, when the generation breaks in ms, 0 if nobody has arrived; b, why the barrier is broken;
---                          l, when those who wait were last looked up; c, where that goes on; r, token of the last reset
+--                          l, when those who wait were last looked up; c, where that goes on
 --   barrier-arrived:NAME   hash: party -> when it arrived, in ms
 --   barrier-waiting:NAME   hash: party whose process waits -> JSON: o, owner; e, entry; k, token
 --   barrier-gone:NAME      hash: party that the generation does without -> why
