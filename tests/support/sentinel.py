@@ -49,17 +49,23 @@ class Watched:
     def fail_over(self) -> None:
         """Kill the primary once the replica has all that it has, and wait until that is the primary.
 
-        Of a failover that it has to give up, Sentinel begins another after 6 s; and one that has not had its turn for
-        2 s does nothing for 30 s ("tilt").
+        From here on, Sentinel gives a primary up after half a second. Of a failover that it has to give up, it begins
+        another after 6 s; and one that has not had its turn for 2 s does nothing for 30 s ("tilt").
         """
         wait_until_replicated(self.primary.url)
         self.primary.kill()
+        with redis.Redis(port=self.port) as sentinel:
+            sentinel.sentinel_set(MASTER, "down-after-milliseconds", 500)
         eventually(lambda: self.primary_port() == self.replica.port, 60)
 
 
 @contextlib.contextmanager
 def watched_pair() -> Iterator[Watched]:
-    """Both servers in step, and the Sentinel knowing them. It gives a primary up after half a second."""
+    """Both servers in step, and the Sentinel knowing them.
+
+    Until :meth:`Watched.fail_over` it gives no primary up that a busy machine keeps waiting: what the replica does not
+    have yet would be lost with it.
+    """
     with (
         EmbeddedServer(config=_AT_ONCE, password=PASSWORD) as primary,
         EmbeddedServer(config={**_AT_ONCE, "replicaof": f"{LOOPBACK} {primary.port}"}, password=PASSWORD) as replica,
@@ -73,7 +79,7 @@ def watched_pair() -> Iterator[Watched]:
             f"bind {LOOPBACK}\nport {port}\ndir {directory}\n"
             f"sentinel monitor {MASTER} {LOOPBACK} {primary.port} 1\n"
             f'sentinel auth-pass {MASTER} "{PASSWORD}"\n'
-            f"sentinel down-after-milliseconds {MASTER} 500\n"
+            f"sentinel down-after-milliseconds {MASTER} 60000\n"
             f"sentinel failover-timeout {MASTER} 3000\n"
         )
         process = subprocess.Popen(
