@@ -113,7 +113,7 @@ class Death:
     agents: tuple[str, ...] = ()
     app_version: str = ""
     started_ms: int = 0
-    #: The error that ended it, if the reason is ``crashed``.
+    #: The error that ended it, or its exit code or signal, where that is known.
     error: str = ""
 
     @property
