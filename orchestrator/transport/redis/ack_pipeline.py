@@ -7,12 +7,10 @@ again. Nothing is lost if the process dies instead: what was not acknowledged is
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any
 
-from hiredis import pack_command
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -20,10 +18,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
 from orchestrator.core.redis_refusals import describe_outage
-from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.broken_keys import attach_command
 from orchestrator.transport.redis.command_connection import CommandConnection, Pool
 from orchestrator.transport.redis.cork import Cork
+from orchestrator.transport.redis.posted_commands import PostedCommand, PostedCommands, Reply
 from orchestrator.transport.redis.readable import is_readable
 from orchestrator.transport.redis.refusals import is_full, is_passing, is_wrong_type
 from orchestrator.transport.redis.script_events import unwrap_reply
@@ -61,29 +59,8 @@ _SCRIPTS = ("settle", "settle_with_outcome", "retry", "dead_letter", "requeue_he
 #: A command that Redis refuses this often is not sent again; its message stays pending.
 _REFUSALS = 5
 
-#: Pause before a script is run again that found a key of another type, and how many scripts wait so at most.
-_BROKEN_KEY_PAUSE_S, _MOST_WAITING = 1.0, 1000
-
 #: Without a prefix.
 _KEYS = Keys()
-
-Reply = Callable[[Any], None]
-
-
-class _PostedCommand:
-    __slots__ = ("is_answered", "is_logged", "name", "on_reply", "packed", "refused", "script")
-
-    def __init__(self, script: str | None, args: tuple[Any, ...], on_reply: Reply | None) -> None:
-        self.script = script
-        self.name = script or args[0]
-        self.on_reply = on_reply
-        self.refused = 0
-        #: Whether Redis has accepted or refused it.
-        self.is_answered = False
-        self.is_logged = False
-        # Pack in the caller's thread, so that encoding errors reach the caller. redis-py's packer looks at each
-        # argument before it calls this one.
-        self.packed: bytes = pack_command(args if script is None else ("EVALSHA", sha(script), *args))
 
 
 class AckPipeline:
@@ -103,19 +80,10 @@ class AckPipeline:
         self._commands = CommandConnection(pool)
         self._flush_s = flush_s
         self._flush_count = flush_count
-        self._group = group
-        # A signal's handler may post in the middle of a post of the same thread.
-        self._mutex = threading.RLock()
+        self._posted = PostedCommands(group)
         self._io = threading.Lock()
-        self._queue: deque[_PostedCommand] = deque()
-        self._acks: dict[tuple[str, str, str], list[str]] = {}
-        self._ack_count = 0
-        self._unread: deque[_PostedCommand] = deque()
-        #: Scripts that found a key of another type; run again when somebody may have moved it away.
-        self._waiting: deque[_PostedCommand] = deque()
-        #: When they are run again (monotonic), even under load.
-        self._repeat_at = 0.0
         self._broken_key_logged = ""
+        #: The connection, once its server has the scripts.
         self._loaded_on: Any = None
         self._cork: Cork | None = None
         self._wake = threading.Event()
@@ -137,24 +105,15 @@ class AckPipeline:
     @property
     def unsent(self) -> int:
         """Commands and acknowledgements that Redis has not confirmed."""
-        return len(self._queue) + self._ack_count + len(self._unread) + len(self._waiting)
+        return len(self._posted)
 
     def is_unconfirmed(self, stream: str, entry: str) -> bool:
         """Whether something about this entry is still to be sent, to be answered, or to be repeated."""
-        wanted = {stream.encode(), entry.encode()}
-        with self._mutex:
-            posted = (*self._waiting, *self._queue, *tuple(self._unread))
-            acked = [one for (of, *_), entries in self._acks.items() if of == stream for one in entries]
-        # Of a packed command, each second line is an argument.
-        return entry in acked or any(wanted <= set(one.packed.split(b"\r\n")[2::2]) for one in posted)
+        return self._posted.mentions(stream, entry)
 
     def ack(self, stream: str, ledger: str, outcome: str, entry: str) -> None:
         """Settle one entry; sent with others."""
-        with self._mutex:
-            self._acks.setdefault((stream, ledger, outcome), []).append(entry)
-            self._ack_count += 1
-            full = self._ack_count >= self._flush_count
-        if full:
+        if self._posted.ack(stream, ledger, outcome, entry) >= self._flush_count:
             self.flush()
         elif not self._wake.is_set():
             self._wake.set()
@@ -169,7 +128,7 @@ class AckPipeline:
         soon: bool = False,
     ) -> None:
         """Run a script, after all that was posted before; sent now or, if ``soon`` will do, with others like an ack."""
-        posted = _PostedCommand(script, (len(keys), *keys, *args), on_reply)
+        posted = PostedCommand(script, (len(keys), *keys, *args), on_reply)
         if not soon:
             self._post(posted)
             if script != "settle_with_outcome":
@@ -177,11 +136,7 @@ class AckPipeline:
                 # that is refused, and each call pays for it.
                 self._wake.set()
             return
-        with self._mutex:
-            self._collect_acks()
-            self._queue.append(posted)
-            full = len(self._queue) >= self._flush_count
-        if full:
+        if self._posted.append(posted) >= self._flush_count:
             self.flush()
         elif not self._wake.is_set():
             self._wake.set()
@@ -195,27 +150,11 @@ class AckPipeline:
         Returns:
             Whether it has left this process.
         """
-        return self._post(_PostedCommand(None, args, on_reply), may_wait=True)
+        return self._post(PostedCommand(None, args, on_reply), may_wait=True)
 
-    def _post(self, posted: _PostedCommand, *, may_wait: bool = False) -> bool:
-        with self._mutex:
-            self._collect_acks()
-            self._queue.append(posted)
+    def _post(self, posted: PostedCommand, *, may_wait: bool = False) -> bool:
+        self._posted.append(posted)
         return self.flush(may_wait=may_wait)
-
-    def _collect_acks(self) -> None:
-        if not self._acks:
-            return
-        acks, self._acks, self._ack_count = self._acks, {}, 0
-        for (stream, ledger, outcome), entries in acks.items():
-            for start in range(0, len(entries), 500):
-                ids = entries[start : start + 500]
-                script, keys, args = commands.settle(stream, ledger, outcome, ids, group=self._group)
-                try:
-                    self._queue.append(_PostedCommand(script, (len(keys), *keys, *args), None))
-                except ValueError:
-                    # The caller's own command may be fine.
-                    logger.exception("%d messages cannot be settled; they stay pending", len(ids))
 
     def flush(self, *, wait_s: float = 0.0, glance: bool = False, may_wait: bool = False) -> bool:
         """Send what is queued. With ``wait_s``, also wait that long for every confirmation.
@@ -228,7 +167,7 @@ class AckPipeline:
         if wait_s:
             return self._flush_and_wait(wait_s)
         is_sent = self._take_turn(_TURN_OF_MARK_S if may_wait else _TURN_S, glance=glance, may_wait=may_wait)
-        if len(self._unread) > _UNREAD_LIMIT:
+        if len(self._posted.unread) > _UNREAD_LIMIT:
             self._flush_and_wait(self._silence_s())
         return is_sent
 
@@ -236,7 +175,7 @@ class AckPipeline:
         until = monotonic() + wait_s
         # What only lacked its script has it the second time.
         for _ in range(2):
-            last = self._last_posted()
+            last = self._posted.last()
             while True:
                 if not self._take_turn(max(0.0, until - monotonic()), glance=True):
                     return False
@@ -244,22 +183,11 @@ class AckPipeline:
                     break
                 if not self._await_answer(last, until):
                     return False
-            if not self._is_refused():
+            if not self._posted.is_any_refused():
                 return True
         return False
 
-    def _last_posted(self) -> _PostedCommand | None:
-        with self._mutex:
-            self._collect_acks()
-            for posted in (self._queue, self._unread):
-                try:
-                    return posted[-1]
-                except IndexError:
-                    # Another thread may just have taken in the last answer.
-                    continue
-        return None
-
-    def _await_answer(self, last: _PostedCommand, until: float) -> bool:
+    def _await_answer(self, last: PostedCommand, until: float) -> bool:
         """Wait outside of any turn until Redis says something; others may send meanwhile.
 
         Returns whether it did, or somebody else has taken in what is waited for.
@@ -267,10 +195,11 @@ class AckPipeline:
         self._waiters += 1
         try:
             while not last.is_answered and (left_s := until - monotonic()) > 0:
+                connection = self._loaded_on
                 try:
-                    if is_readable(self._commands.connection, min(_LOOK_S, left_s)):
+                    if connection is None or is_readable(connection, min(_LOOK_S, left_s)):
                         return True
-                except (RedisError, OSError, ValueError):
+                except (OSError, ValueError):
                     # Closed by another thread: the next turn sends again.
                     return True
             return last.is_answered
@@ -278,7 +207,7 @@ class AckPipeline:
             self._waiters -= 1
 
     def _silence_s(self) -> float:
-        return float(getattr(self._commands.connection, "socket_timeout", None) or _SILENCE_S)
+        return float(getattr(self._loaded_on, "socket_timeout", None) or _SILENCE_S)
 
     def _take_turn(self, turn_s: float, *, glance: bool = False, may_wait: bool = False) -> bool:
         """Send what is queued, once no other thread does; returns whether it is sent."""
@@ -290,9 +219,9 @@ class AckPipeline:
                 return False
         self._posted_meanwhile = False
         try:
-            if self._queue or self._ack_count or self._unread:
+            if self._posted.is_on_its_way:
                 self._send(may_wait)
-                if glance or len(self._unread) > _UNREAD_SOME:
+                if glance or len(self._posted.unread) > _UNREAD_SOME:
                     self._take_in_what_came()
         except (RedisError, OSError) as error:
             self._broken(error)
@@ -307,37 +236,23 @@ class AckPipeline:
             return self._take_turn(turn_s, glance=glance, may_wait=may_wait)
         return True
 
-    def _is_refused(self) -> bool:
-        """Whether something is to be sent again because Redis refused it."""
-        with self._mutex:
-            return any(posted.refused for posted in self._queue)
-
     def _send(self, may_wait: bool) -> None:
         connection = self._commands.connection
         # A reply that is still to come would be taken for the answer.
-        if connection is not self._loaded_on and not self._unread:
+        if connection is not self._loaded_on and not self._posted.unread:
             self._load_scripts()
             connection = self._loaded_on = self._commands.connection
         cork = self._cork
         if cork is None or cork.sock is not connection._sock:
             cork = self._cork = Cork(connection)
-        if may_wait and len(self._unread) > cork.held:
+        if may_wait and len(self._posted.unread) > cork.held:
             self._await_earlier_answers(cork)
-        with self._mutex:
-            if self._acks:
-                self._collect_acks()
-            batch = []
-            while self._queue:
-                batch.append(self._queue.popleft())
-            # Before sending: if that fails half-way, all of it is sent again.
-            self._unread.extend(batch)
-            for posted in batch:
-                posted.is_answered = False
+        batch = self._posted.take_batch()
         if not batch:
             cork.push()
             return
         packed, count = b"".join([posted.packed for posted in batch]), len(batch)
-        if not may_wait or not cork.send(packed, count, len(self._unread) - count - cork.held, monotonic()):
+        if not may_wait or not cork.send(packed, count, len(self._posted.unread) - count - cork.held, monotonic()):
             self._commands.send([packed])
             cork.sent(packed, count)
         elif not self._wake.is_set():
@@ -358,8 +273,7 @@ class AckPipeline:
                 self._commands.call(*load)
             except ResponseError:
                 # As a command it is tried again, and a refusal is logged.
-                with self._mutex:
-                    self._queue.appendleft(_PostedCommand(None, load, None))
+                self._posted.put_first(PostedCommand(None, load, None))
 
     def _missing_scripts(self) -> Sequence[str]:
         """The scripts that the server does not have: each that is loaded goes into its append-only file, too."""
@@ -374,7 +288,7 @@ class AckPipeline:
         """Take in the answers to all but the last send, unless Redis keeps this waiting for too long (see cork.py)."""
         connection, until = self._commands.connection, monotonic() + _ANSWERS_S
         self._take_in_what_came()
-        while len(self._unread) > cork.last_sent and not self._is_slow:
+        while len(self._posted.unread) > cork.last_sent and not self._is_slow:
             left_s = max(0.0, until - monotonic())
             if cork.await_answer(left_s) if cork.fits else is_readable(connection, left_s):
                 self._take_in_what_came()
@@ -388,7 +302,7 @@ class AckPipeline:
             # Many at once.
             self._take_in(cork.answers())
             return
-        while self._unread and connection.can_read(timeout=0):
+        while self._posted.unread and connection.can_read(timeout=0):
             try:
                 reply = connection.read_response()
             except ResponseError as error:
@@ -400,45 +314,37 @@ class AckPipeline:
             if isinstance(reply, RedisConnectionError):
                 # An answer that says that the server is none yet, or none any more.
                 raise reply
-            posted = self._unread[0]
+            posted = self._posted.unread[0]
             self._answers += 1
             self._is_slow = False
             if isinstance(reply, ResponseError):
                 self._refused(posted, reply)
                 # Not before it is queued again: at each moment it can be found (see is_unconfirmed).
-                self._unread.popleft()
+                self._posted.unread.popleft()
                 posted.is_answered = True
                 continue
-            self._unread.popleft()
+            self._posted.unread.popleft()
             posted.is_answered = True
             said = unwrap_reply(reply)
             if posted.on_reply is not None:
                 posted.on_reply(said)
 
-    def _refused(self, posted: _PostedCommand, error: ResponseError) -> None:
+    def _refused(self, posted: PostedCommand, error: ResponseError) -> None:
         posted.refused += 1
         if isinstance(error, NoScriptError) and posted.script is not None:
-            with self._mutex:
-                load = _PostedCommand(None, ("SCRIPT", "LOAD", source(posted.script)), None)
-                self._queue.appendleft(posted)
-                self._queue.appendleft(load)
+            load = PostedCommand(None, ("SCRIPT", "LOAD", source(posted.script)), None)
+            self._posted.put_first(load, posted)
             self._wake.set()
         elif is_passing(error) or is_full(error):
             posted.refused = 0
             # It stays before what was sent after it: of two marks of one message the later one is to stay.
             raise RedisConnectionError(str(error)) from error
-        elif is_wrong_type(error) and posted.script is not None and len(self._waiting) < _MOST_WAITING:
-            # Not at once, and not before what other mailboxes settle meanwhile.
-            with self._mutex:
-                if not self._waiting:
-                    self._repeat_at = monotonic() + _BROKEN_KEY_PAUSE_S
-                self._waiting.append(posted)
+        elif is_wrong_type(error) and posted.script is not None and self._posted.put_off(posted):
             self._log_broken_key(posted, error)
             self._wake.set()
         elif posted.refused < _REFUSALS:
             logger.warning("Redis refused %s: %s; trying again", posted.name, error)
-            with self._mutex:
-                self._queue.append(posted)
+            self._posted.append(posted)
             self._wake.set()
         else:
             logger.error(
@@ -446,20 +352,14 @@ class AckPipeline:
                 posted.name, posted.refused, error,
             )  # fmt: skip
 
-    def _log_broken_key(self, posted: _PostedCommand, error: ResponseError) -> None:
-        # Of a packed command, each second line is an argument.
-        attach_command(error, posted.packed.split(b"\r\n")[2::2])
+    def _log_broken_key(self, posted: PostedCommand, error: ResponseError) -> None:
+        attach_command(error, posted.words())
         text = str(self._commands.named_refusal(error, self._keys, self._levels))
         # The key may be right again by now, and is not named then.
         if text != self._broken_key_logged and not posted.is_logged:
             self._broken_key_logged = text
             logger.error("Redis refused %s: %s; repeated until Redis accepts it", posted.name, text)
         posted.is_logged = True
-
-    def _repeat_waiting(self) -> None:
-        with self._mutex:
-            self._queue.extend(self._waiting)
-            self._waiting.clear()
 
     def _broken(self, error: Exception) -> None:
         if not self._away:
@@ -475,17 +375,15 @@ class AckPipeline:
             self._commands.drop()
         except (RedisError, OSError):
             logger.debug("closing a broken connection failed", exc_info=True)
-        with self._mutex:
-            self._queue.extendleft(reversed(self._unread))
-            self._unread.clear()
+        self._posted.put_back()
         self._wake.set()
 
     def _flush_in_time(self) -> None:
         pause = threading.Event()
         while not self._closed.is_set():
-            self._wake.wait(max(0.0, self._repeat_at - monotonic()) if self._waiting else None)
-            if self._waiting and monotonic() >= self._repeat_at:
-                self._repeat_waiting()
+            self._wake.wait(max(0.0, self._posted.repeat_at - monotonic()) if self._posted.waiting else None)
+            if self._posted.waiting and monotonic() >= self._posted.repeat_at:
+                self._posted.repeat_what_was_put_off()
             if self._closed.is_set():
                 return
             pause.wait(_RETRY_S if self._away else self._flush_s)
@@ -501,7 +399,7 @@ class AckPipeline:
         self.flush()
         # Read the answers of the last batch too, or a refusal would go unnoticed until the next one.
         for _ in range(_GLANCES):
-            if not self._unread or self._away or self._closed.is_set():
+            if not self._posted.unread or self._away or self._closed.is_set():
                 break
             pause.wait(self._flush_s)
             self.flush(glance=True)
@@ -514,14 +412,14 @@ class AckPipeline:
         if self._flush_and_wait(self._silence_s()) or self._answers != answers:
             return
         with self._io:
-            if self._unread and self._answers == answers:
+            if self._posted.unread and self._answers == answers:
                 self._broken(RedisTimeoutError("Timeout reading from socket"))
 
     def close(self, *, wait_s: float) -> bool:
         """Send and confirm what is left, then close. Returns whether all of it was confirmed in time."""
         until = monotonic() + wait_s
         pause = threading.Event()
-        self._repeat_waiting()
+        self._posted.repeat_what_was_put_off()
         while not (done := self.flush(wait_s=max(0.05, until - monotonic())) and self.unsent == 0):
             if monotonic() > until:
                 break

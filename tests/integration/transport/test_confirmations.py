@@ -62,8 +62,8 @@ def test_of_what_is_unconfirmed_the_stream_and_the_whole_id_are_compared(pipelin
         assert pipeline.is_unconfirmed("stream", "5-10")
         assert not pipeline.is_unconfirmed("stream", "5-1")
         assert not pipeline.is_unconfirmed("other", "5-10")
-        with pipeline._mutex:
-            pipeline._collect_acks()
+        with pipeline._posted.mutex:
+            pipeline._posted.collect_acks()
 
 
 def test_what_is_on_its_way_is_unconfirmed_until_its_answer_has_come(pipeline: AckPipeline, redis_url: str) -> None:
@@ -74,9 +74,9 @@ def test_what_is_on_its_way_is_unconfirmed_until_its_answer_has_come(pipeline: A
         pipeline.flush()
         assert pipeline.is_unconfirmed("stream", "5-1")
         pipeline.flush(wait_s=5)
-        assert pipeline._waiting
+        assert pipeline._posted.waiting
         assert pipeline.is_unconfirmed("stream", "5-1")
-        pipeline._repeat_waiting()
+        pipeline._posted.repeat_what_was_put_off()
         assert pipeline.is_unconfirmed("stream", "5-1")
         client.delete("stream")
         client.xgroup_create("stream", "g", mkstream=True)

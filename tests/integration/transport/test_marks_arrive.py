@@ -23,15 +23,16 @@ _SLOW = "local n = 0 for i = 1, 1000000 do n = n + i end return n"
 _CHILD = f"""
 import os, select, signal, sys
 import redis
-from orchestrator.transport.redis.ack_pipeline import AckPipeline, _PostedCommand
+from orchestrator.transport.redis.ack_pipeline import AckPipeline
+from orchestrator.transport.redis.posted_commands import PostedCommand
 from orchestrator.transport.redis.cork import Cork
 
 pipeline = AckPipeline(redis.ConnectionPool.from_url(sys.argv[1]), flush_s=3600, flush_count=64, group="g")
-pipeline._post(_PostedCommand(None, ("SET", "first", 1), None))
+pipeline._post(PostedCommand(None, ("SET", "first", 1), None))
 poll = select.poll()
 poll.register(pipeline._commands.connection._sock, select.POLLIN)
 poll.poll()
-pipeline._post(_PostedCommand(None, ("EVAL", {_SLOW!r}, 0), None))
+pipeline._post(PostedCommand(None, ("EVAL", {_SLOW!r}, 0), None))
 # As if the first answer had come a moment later.
 answers, looks = Cork.answers, []
 Cork.answers = lambda self: answers(self) if looks else looks.append(1) or []

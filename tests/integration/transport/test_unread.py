@@ -151,12 +151,12 @@ def test_what_has_ended_and_waits_for_a_broken_key_is_not_requeued(
     broker.redis.rename(stream, "kept")
     broker.redis.set(stream, "junk")
     eventually(lambda: who.look() == ["once"])
-    eventually(lambda: pipeline._waiting)
-    pipeline._repeat_at += 3600
+    eventually(lambda: pipeline._posted.waiting)
+    pipeline._posted.repeat_at += 3600
     broker.redis.rename("kept", stream)
     who.holder.requeue_unreceived(0, reader=who.channel)
     assert (broker.ledger("box").held, broker.ledger("box").redelivered) == (1, 0)
-    pipeline._repeat_at = 0
+    pipeline._posted.repeat_at = 0
     pipeline._wake.set()
     eventually(lambda: broker.ledger("box").handled == 1)
 

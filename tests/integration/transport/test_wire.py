@@ -37,14 +37,14 @@ def test_a_command_in_the_middle_of_another_neither_waits_for_it_nor_takes_its_r
 def test_what_is_posted_in_the_middle_of_a_post_is_sent_too(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pool: Any = redis.ConnectionPool.from_url(redis_url)
     ack_pipeline = AckPipeline(pool, flush_s=0.01, flush_count=64, group="g")
-    collect = ack_pipeline._collect_acks
+    collect = ack_pipeline._posted.collect_acks
 
     def interrupted() -> None:
-        monkeypatch.setattr(ack_pipeline, "_collect_acks", collect)
+        monkeypatch.setattr(ack_pipeline._posted, "collect_acks", collect)
         ack_pipeline.command("SET", "inner", "1")
         collect()
 
-    monkeypatch.setattr(ack_pipeline, "_collect_acks", interrupted)
+    monkeypatch.setattr(ack_pipeline._posted, "collect_acks", interrupted)
     ack_pipeline.command("SET", "outer", "1")
     assert ack_pipeline.close(wait_s=5)
     with redis.Redis.from_url(redis_url) as client:

@@ -1,0 +1,178 @@
+"""Commands that were posted to Redis, until it has confirmed them: queued, sent, or to be repeated."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from hiredis import pack_command
+
+from orchestrator.core.log import get_logger
+from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.scripts import sha
+
+logger = get_logger(__name__)
+
+#: Pause before a script is run again that found a key of another type, and how many scripts wait so at most.
+_BROKEN_KEY_PAUSE_S, _MOST_WAITING = 1.0, 1000
+
+Reply = Callable[[Any], None]
+
+
+class PostedCommand:
+    """A command, packed as it is sent."""
+
+    __slots__ = ("is_answered", "is_logged", "name", "on_reply", "packed", "refused", "script")
+
+    def __init__(self, script: str | None, args: tuple[Any, ...], on_reply: Reply | None) -> None:
+        """Of a ``script``, ``args`` begin with the number of its keys.
+
+        Raises:
+            ValueError: an argument cannot be encoded.
+        """
+        self.script = script
+        self.name = script or args[0]
+        self.on_reply = on_reply
+        #: How often Redis has refused it.
+        self.refused = 0
+        #: Whether Redis has accepted or refused it since it was last sent.
+        self.is_answered = False
+        #: Whether it was logged that a key is of another type.
+        self.is_logged = False
+        # Pack in the caller's thread, so that encoding errors reach the caller. redis-py's packer looks at each
+        # argument before it calls this one.
+        self.packed: bytes = pack_command(args if script is None else ("EVALSHA", sha(script), *args))
+
+    def words(self) -> list[bytes]:
+        """The command's name and its arguments."""
+        # Of a packed command, each second line is one.
+        return self.packed.split(b"\r\n")[2::2]
+
+
+class PostedCommands:
+    """The commands of one connection, in order, until Redis has confirmed them. Safe for several threads.
+
+    At each moment a command can be found in one of the places at least.
+    """
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+        # A signal's handler may post in the middle of a post of the same thread.
+        self.mutex = threading.RLock()
+        #: To be sent.
+        self.queue: deque[PostedCommand] = deque()
+        #: Sent; only the thread that has the turn to send takes one out.
+        self.unread: deque[PostedCommand] = deque()
+        #: Scripts that found a key of another type; run again when somebody may have moved it away.
+        self.waiting: deque[PostedCommand] = deque()
+        #: When they are run again (monotonic), even under load.
+        self.repeat_at = 0.0
+        self._acks: dict[tuple[str, str, str], list[str]] = {}
+        self._ack_count = 0
+
+    def __len__(self) -> int:
+        """Commands and acknowledgements that Redis has not confirmed."""
+        return len(self.queue) + self._ack_count + len(self.unread) + len(self.waiting)
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether there is anything to send, or any answer due."""
+        return bool(self.queue or self._ack_count or self.unread)
+
+    def mentions(self, stream: str, entry: str) -> bool:
+        """Whether something about this entry is still to be sent, to be answered, or to be repeated."""
+        wanted = {stream.encode(), entry.encode()}
+        with self.mutex:
+            posted = (*self.waiting, *self.queue, *tuple(self.unread))
+            acked = [one for (of, *_), entries in self._acks.items() if of == stream for one in entries]
+        return entry in acked or any(wanted <= set(one.words()) for one in posted)
+
+    def ack(self, stream: str, ledger: str, outcome: str, entry: str) -> int:
+        """Settle one entry; returns how many are to be settled, in one script for many of them."""
+        with self.mutex:
+            self._acks.setdefault((stream, ledger, outcome), []).append(entry)
+            self._ack_count += 1
+            return self._ack_count
+
+    def append(self, posted: PostedCommand) -> int:
+        """Queue a command after all that was posted before; returns how many are queued."""
+        with self.mutex:
+            self.collect_acks()
+            self.queue.append(posted)
+            return len(self.queue)
+
+    def collect_acks(self) -> None:
+        """Queue the scripts that settle what was acknowledged."""
+        if not self._acks:
+            return
+        acks, self._acks, self._ack_count = self._acks, {}, 0
+        for (stream, ledger, outcome), entries in acks.items():
+            for start in range(0, len(entries), 500):
+                ids = entries[start : start + 500]
+                script, keys, args = commands.settle(stream, ledger, outcome, ids, group=self._group)
+                try:
+                    self.queue.append(PostedCommand(script, (len(keys), *keys, *args), None))
+                except ValueError:
+                    # The caller's own command may be fine.
+                    logger.exception("%d messages cannot be settled; they stay pending", len(ids))
+
+    def last(self) -> PostedCommand | None:
+        """The newest one, if Redis has not answered it."""
+        with self.mutex:
+            self.collect_acks()
+            for place in (self.queue, self.unread):
+                try:
+                    return place[-1]
+                except IndexError:
+                    # Another thread may just have taken in the last answer.
+                    continue
+        return None
+
+    def is_any_refused(self) -> bool:
+        """Whether something is to be sent again because Redis refused it."""
+        with self.mutex:
+            return any(posted.refused for posted in self.queue)
+
+    # -- by the thread that has the turn to send
+
+    def take_batch(self) -> list[PostedCommand]:
+        """All that are to be sent. They are unread from now on: if sending fails half-way, all of it is sent again."""
+        with self.mutex:
+            self.collect_acks()
+            batch = []
+            while self.queue:
+                batch.append(self.queue.popleft())
+            self.unread.extend(batch)
+            for posted in batch:
+                posted.is_answered = False
+        return batch
+
+    def put_first(self, *posted: PostedCommand) -> None:
+        """Queue commands before all others."""
+        with self.mutex:
+            self.queue.extendleft(reversed(posted))
+
+    def put_back(self) -> None:
+        """Queue again what was sent and is not answered."""
+        with self.mutex:
+            self.queue.extendleft(reversed(self.unread))
+            self.unread.clear()
+
+    def put_off(self, posted: PostedCommand) -> bool:
+        """Keep a script for later, after what other mailboxes settle meanwhile; returns whether there is room."""
+        with self.mutex:
+            if len(self.waiting) >= _MOST_WAITING:
+                return False
+            if not self.waiting:
+                self.repeat_at = monotonic() + _BROKEN_KEY_PAUSE_S
+            self.waiting.append(posted)
+        return True
+
+    def repeat_what_was_put_off(self) -> None:
+        """Queue what waits."""
+        with self.mutex:
+            self.queue.extend(self.waiting)
+            self.waiting.clear()
