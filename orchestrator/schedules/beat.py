@@ -14,7 +14,7 @@ from orchestrator.core.errors import BrokerUnavailable, InvalidSchedule
 from orchestrator.core.log import get_logger
 from orchestrator.core.plural import counted
 from orchestrator.schedules.declared.static_schedules import StaticSchedule, with_names
-from orchestrator.schedules.firing.failed_passes import AWAY_S
+from orchestrator.schedules.firing.failed_passes import FailedPasses
 from orchestrator.schedules.firing.service import ScheduleService, scheduler_name
 from orchestrator.transport.redis.refusals import may_pass
 from orchestrator.transport.transport import why_not_supervised
@@ -48,8 +48,8 @@ class OrchestratorScheduler(Scheduler):
         self._service: ScheduleService | None = None
         self._stopped = threading.Event()
         self._seen: Mapping[str, ScheduleEntry] | None = None
-        #: Of a Redis that is not there yet.
-        self._has_warned = False
+        #: While Redis is not there yet.
+        self._failed_starts = FailedPasses(self._scheduler_name)
         super().__init__(app, *args, **kwargs)
 
     def setup_schedule(self) -> None:
@@ -94,8 +94,9 @@ class OrchestratorScheduler(Scheduler):
             # A beat may start before its Redis, or while that loads its data.
             if not may_pass(error):
                 raise
-            self._wait_for_redis(error)
+            self._stopped.wait(self._failed_starts.log(error))
             return 0.0
+        self._failed_starts.end()
         if self._has_changed():
             service.declare_again()
         wait_s = service.tick()
@@ -109,12 +110,6 @@ class OrchestratorScheduler(Scheduler):
             )
             self._seen = dict(self.schedule)
         return self._service
-
-    def _wait_for_redis(self, error: BrokerUnavailable) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            logger.warning("scheduler %s: Redis is away, nothing is fired: %s", self._scheduler_name, error)
-        self._stopped.wait(AWAY_S)
 
     def _has_changed(self) -> bool:
         if self._seen is None or self.schedules_equal(self._seen, self.schedule):

@@ -206,6 +206,7 @@ def test_a_beat_that_starts_while_redis_loads_its_data_waits_for_it() -> None:
         loading.finish()
         with Redis.from_url(loading.url) as client:
             eventually(lambda: fired(client, "half"), START_S, beat.log)
+            assert "Redis is back after" in beat.log()
 
 
 def test_a_beat_that_starts_before_its_redis_waits_for_it() -> None:
@@ -214,6 +215,7 @@ def test_a_beat_that_starts_before_its_redis_waits_for_it() -> None:
         eventually(lambda: "Redis is away, nothing is fired" in beat.log(), START_S, beat.log)
         with server, Redis.from_url(server.url) as client:
             eventually(lambda: fired(client, "half"), START_S, beat.log)
+            assert "Redis is back after" in beat.log()
 
 
 def test_a_beat_with_a_wrong_password_ends_and_says_so() -> None:

@@ -149,6 +149,12 @@ def fires(redis: Any) -> int:
     return sum(fields[b"a"] == b"fired" for _, fields in redis.xrange("orc:schedules:fires"))
 
 
+def knows_that_redis_is_back(beat: BeatProcess) -> bool:
+    """Until then a loss of Redis belongs to the outage before, and is not logged again."""
+    log = beat.log()
+    return log.rfind("Redis is back") > log.rfind("Redis is away")
+
+
 @pytest.mark.parametrize(
     ("outage", "writes"),
     [
@@ -165,6 +171,7 @@ def test_a_beat_fires_again(redis_url: str, outage: Outage, writes: int) -> None
             def works(_when: str) -> None:
                 before = fires(redis)
                 eventually(lambda: fires(redis) > before, START_S, beat.log)
+                eventually(lambda: knows_that_redis_is_back(beat), START_S, beat.log)
 
             # One line is enough for an outage, and before the first fire it is the same one.
             lives_through(proxy, writes, outage, beat, works, logs_each_attempt=False)
