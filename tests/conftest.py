@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from orchestrator.embedded.binary import find_server_binary, server_version
 from tests.support import shared_processes
 from tests.support.drawn_examples import load_profiles, mark_drawn
 from tests.support.emptied_redis import empty
+from tests.support.escaping_timeouts import let_timeouts_escape
 from tests.support.own_ports import choose_own_ports
 from tests.support.quiet_endings import drop_results_without_redis, format_errors_without_parsing
 from tests.support.shared_tasks import forgotten_afterwards
@@ -67,6 +69,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     finally:
         if item.stash.get(_HAS_FAILED, False):
             shared_processes.restore()
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_set_timer() -> Generator[None, Any, Any]:
+    """See ``escaping_timeouts``."""
+    result = yield
+    let_timeouts_escape()
+    return result
 
 
 def pytest_report_header() -> str:

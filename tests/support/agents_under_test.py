@@ -71,12 +71,17 @@ class AgentsUnderTest:
     def look(self, uid: str) -> None:
         """Read what is in the mailboxes."""
         self.came_back = set()
+        with self.redis.pipeline(transaction=False) as pipe:
+            for agent in AGENTS:
+                for level in self._levels:
+                    pipe.xlen(self._keys.stream(agent, level))
+                stream = self._keys.stream(agent, "returned-0")
+                pipe.xpending_range(stream, GROUP, "-", "+", 1000).xrange(stream)
+            found = iter(pipe.execute())
         for agent in AGENTS:
-            streams = [self._keys.stream(agent, level) for level in self._levels]
-            self.loads[agent] = sum(self.redis.xlen(stream) for stream in streams)
-            stream = self._keys.stream(agent, "returned-0")
-            held = {one["message_id"] for one in self.redis.xpending_range(stream, GROUP, "-", "+", 1000)}
-            for entry, fields in self.redis.xrange(stream):
+            self.loads[agent] = sum(next(found) for _ in self._levels)
+            held = {one["message_id"] for one in next(found)}
+            for entry, fields in next(found):
                 if entry not in held and b"d" not in fields:
                     step = json.loads(fields[b"m"])["headers"]["id"].removeprefix(f"{uid}.")
                     self.came_back.add(step)

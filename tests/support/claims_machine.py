@@ -25,6 +25,9 @@ from tests.support.weighted_moves import WeightedMachine, move
 BEGIN_MS = 10_000_000
 MAX_DEATHS = 2
 
+#: Of a script that is called until nothing is left: more than there are messages.
+MOST_ROUNDS = 1000
+
 
 @dataclass
 class Held:
@@ -270,8 +273,7 @@ class Mailbox(WeightedMachine, MailboxMachine):
         if not fenced:
             return
         worker.fenced = True
-        more = 1
-        while more:
+        for _ in range(MOST_ROUNDS):
             _, more, _ = self.run_script(
                 *commands.reclaim(
                     k,
@@ -284,6 +286,9 @@ class Mailbox(WeightedMachine, MailboxMachine):
                     death_hooks_done=True,
                 )
             )
+            if not more:
+                break
+        assert not more, "it goes on for ever"
         for held in sorted(worker.held, key=self._place_of):
             if reason == "killed" and held.mark == 1:
                 self.unattributed_deaths[held.name] = self.unattributed_deaths.get(held.name, 0) + 1
@@ -301,6 +306,12 @@ class Mailbox(WeightedMachine, MailboxMachine):
             if worker.held:
                 self.start_running(worker, -1, mark)
         self.die(worker, reason, 2)
+
+    @move(mark=st.sampled_from([2, 3]))
+    def be_poison(self, mark: int) -> None:
+        """What came back first kills its next holder, too."""
+        for _ in range(MAX_DEATHS):
+            self.die_while_running(self._living()[0], mark, "killed")
 
     def _place_of(self, held: Held) -> tuple[int, ...]:
         """In the order in which a sweep comes by it."""
@@ -328,8 +339,12 @@ class Mailbox(WeightedMachine, MailboxMachine):
     def purge(self, batch: int) -> None:
         k = self.keys
         for stream in ("", *(k.stream(QUEUE, s) for s in LEVELS)):
-            while dropped := self.run_script(*commands.purge(k, QUEUE, batch, ttl_ms=1000, stream=stream)):
+            for _ in range(MOST_ROUNDS):
+                dropped = self.run_script(*commands.purge(k, QUEUE, batch, ttl_ms=1000, stream=stream))
+                if not dropped:
+                    break
                 self.counts["cancelled"] += dropped
+            assert not dropped, "it goes on for ever"
         self.waiting, self.delayed = {level: [] for level in LEVELS}, []
         assert self._row().ready == 0
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import RuleBasedStateMachine
 
+import orchestrator
 from tests.support.changed_scripts import changed_scripts
 from tests.support.driven_machine import drive_machine
 
@@ -52,15 +54,23 @@ def planted(fault: Fault) -> Iterator[None]:
     """Have what is right be wrong in all scripts that are read meanwhile, or in the functions of a module.
 
     Raises:
-        AssertionError: nothing that was read has it.
+        AssertionError: nothing has it, or nothing that was read.
     """
     with _in_scripts(fault) if fault.module is None else _in_module(fault, fault.module):
         yield
 
 
+def is_in_a_script(fault: Fault) -> bool:
+    """Whether what is right stands in a Lua script of the product."""
+    right = fault.right.encode()
+    return any(right in file.read_bytes() for file in Path(orchestrator.__file__).parent.rglob("*.lua"))
+
+
 @contextmanager
 def _in_scripts(fault: Fault) -> Iterator[None]:
     right, wrong = fault.right.encode(), fault.wrong.encode()
+    # At once: a machine that cannot find it would look for minutes.
+    assert is_in_a_script(fault), f"no script has {fault.right!r}"
     files: set[str] = set()
 
     def change(name: str, text: bytes) -> bytes:

@@ -103,26 +103,36 @@ class RunUnderTest:
 
     def held(self) -> list[tuple[str, str, str, str]]:
         """Queue, stream, entry and step of each claimed message."""
-        found = []
-        for queue in QUEUES:
-            for name in STEPS:
-                stream = self.keys.stream(queue, name)
-                pending: Any = self.redis.xpending_range(stream, GROUP, "-", "+", 1000)
-                for one in pending:
-                    [(entry, fields)] = self.redis.xrange(stream, one["message_id"], one["message_id"])
-                    found.append((queue, stream, entry.decode(), _step_of(fields[b"m"])))
-        return found
+        streams = [(queue, self.keys.stream(queue, name)) for queue in QUEUES for name in STEPS]
+        with self.redis.pipeline(transaction=False) as pipe:
+            for _, stream in streams:
+                pipe.xpending_range(stream, GROUP, "-", "+", 1000)
+            pending = [
+                (queue, stream, one["message_id"])
+                for (queue, stream), of in zip(streams, pipe.execute(), strict=True)
+                for one in of
+            ]
+            for _, stream, entry in pending:
+                pipe.xrange(stream, entry, entry)
+            entries = pipe.execute()
+        return [
+            (queue, stream, entry.decode(), _step_of(fields[b"m"]))
+            for (queue, stream, entry), [(_, fields)] in zip(pending, entries, strict=True)
+        ]
 
     def queues_with_messages(self) -> list[str]:
-        """The mailboxes in which a message is to be claimed."""
+        """The mailboxes in which a message is to be claimed, or is due."""
         with self.redis.pipeline(transaction=False) as pipe:
             for queue in QUEUES:
                 for name in STEPS:
                     stream = self.keys.stream(queue, name)
                     pipe.xlen(stream).xpending(stream, GROUP)
-            found = pipe.execute()
-        claimable = [length - pending["pending"] for length, pending in zip(found[::2], found[1::2], strict=True)]
-        return [queue for at, queue in enumerate(QUEUES) if sum(claimable[at * len(STEPS) : (at + 1) * len(STEPS)])]
+                pipe.zcount(self.keys.delayed(queue), "-inf", self.now)
+            found = iter(pipe.execute())
+        claimable = {
+            queue: sum(next(found) - next(found)["pending"] for _ in STEPS) + next(found) for queue in QUEUES
+        }
+        return [queue for queue in QUEUES if claimable[queue]]
 
     def settle(self, held: tuple[str, str, str, str], outcome: str, result: Any) -> None:
         """A claimed message ends."""

@@ -48,10 +48,16 @@ class WeightedMachine(RuleBasedStateMachine):
     def step(self, data: st.DataObject) -> None:
         """Make a move."""
         moves: dict[str, Move] = {}
+        # Several moves have the same condition, which may ask Redis.
+        holds: dict[Callable[[Any], Any], bool] = {}
         methods = {name: method for one in reversed(type(self).__mro__) for name, method in vars(one).items()}
         for name, method in methods.items():
             known = getattr(method, "move", None)
-            if isinstance(known, Move) and known.when(self):
+            if not isinstance(known, Move):
+                continue
+            if known.when not in holds:
+                holds[known.when] = bool(known.when(self))
+            if holds[known.when]:
                 moves[name] = known
         weighted = [name for name, known in moves.items() for _ in range(known.weight)]
         name = data.draw(st.sampled_from(weighted), label="move")

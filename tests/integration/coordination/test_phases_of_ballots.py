@@ -63,6 +63,14 @@ def asked(cluster: PhasesCluster) -> Counter[str]:
     return Counter(note["voter"] for note in cluster.notes("test:asked"))
 
 
+def times_of_b(counted: Counter[str]) -> int:
+    """How often ``b`` did something. What the dead worker had run beside it, and not settled, runs once more."""
+    others = {counted[voter] for voter in VOTERS if voter != "b"}
+    assert counted.keys() == set(VOTERS)
+    assert others <= {1, 2}, counted
+    return counted["b"]
+
+
 ONCE = dict.fromkeys(VOTERS, 1)
 ALL = {"accepted": 7, "handled": 7}
 
@@ -112,7 +120,7 @@ def test_a_vote_counts_once_wherever_its_voter_is_killed(
         missing = dict(ballot.wait(20).missing)
         assert set(missing.values()) <= {"not needed"}
         assert decided(cluster, key, not decides, missing) == ONCE
-    assert asked(cluster) == {**ONCE, "b": times}
+    assert times_of_b(asked(cluster)) == times
     assert counted == ALL
 
 
@@ -132,7 +140,7 @@ def test_a_voter_is_sent_one_decision_wherever_it_is_killed(
 ) -> None:
     with cluster.counted() as counted:
         cluster.kill_at(place, lambda: ask(cluster, Move(key=key)))
-        assert decided(cluster, key, True) == {**ONCE, "b": times}
+        assert times_of_b(decided(cluster, key, True)) == times
     assert asked(cluster) == ONCE
     assert counted == ALL
 

@@ -41,11 +41,11 @@ FAULTS = {
     ),
     "the body of what was delivered stays": Fault("redis.call('HDEL', bodies, member, ", "redis.call('HDEL', bodies, "),
     "a requeued message goes to the end of the line": Fault("then level = 'returned-' .. level end", "then end"),
-    "a death too many before it is poison": Fault("if count >= max_deaths then", "if count > max_deaths then"),
+    "a death too many before it is poison": Fault("if death and count >= max_deaths", "if death and count > max_deaths"),
     "who was only beside the dead is a suspect": Fault("if mark >= 2 then death", "if mark >= 1 then death"),
     "who was claimed ahead is a suspect": Fault("'RETRYCOUNT', 0, 'JUSTID'", "'RETRYCOUNT', 1, 'JUSTID'"),
     "who was run by one that drained is a suspect": Fault(
-        "local planned = reason == 'drained'", "local planned = false"
+        "local has_left = reason == 'drained' or", "local has_left ="
     ),
     "a retry forgets the deaths": Fault(
         "now_ms() + tonumber(delay_ms), d, s)", "now_ms() + tonumber(delay_ms), nil, s)"

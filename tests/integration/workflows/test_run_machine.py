@@ -16,7 +16,7 @@ from hypothesis.stateful import initialize
 from redis import Redis
 
 from orchestrator.core.workflows.plan import Kind, OnFailure, When
-from orchestrator.core.workflows.run_state import OPEN_STATES
+from orchestrator.core.workflows.run_state import OPEN_STATES, RunState
 from orchestrator.embedded import EmbeddedServer
 from tests.support.agents_under_test import AGENTS
 from tests.support.driven_machine import drive_machine
@@ -26,6 +26,7 @@ from tests.support.runs_under_test import QUEUES, RunUnderTest, plan_of
 from tests.support.weighted_moves import WeightedMachine, move
 
 EVENTS = ("approved", "paid")
+DEADLINE_MS = 500
 #: Mostly lists, or few maps would have items.
 RESULTS = st.sampled_from(
     [[1, 2, 3], [1, 2, 3], [1, 2], [1, 2, 3, 4], [], 7, {}, {"pages": [1, 2]}, None, "né", [None]]
@@ -93,6 +94,11 @@ def has_held(machine: Running) -> bool:
     return bool(machine.run.held())
 
 
+def has_messages(machine: Running) -> bool:
+    """Whether a worker may claim a message."""
+    return bool(machine.run.queues_with_messages())
+
+
 def busy_queue(machine: Running) -> st.SearchStrategy[str]:
     """A mailbox; one in which a message waits, if there is one."""
     return st.sampled_from(machine.run.queues_with_messages() or QUEUES)
@@ -108,15 +114,16 @@ class Running(WeightedMachine):
         steps=steps(),
         on_failure=ON_FAILURES,
         budget=st.sampled_from([1, 2, 3, 5, 200]),
-        deadline=st.sampled_from([None, None, None, 500]),
+        deadline=st.sampled_from([None, None, None, DEADLINE_MS]),
     )
     def start(self, steps: list[dict[str, Any]], on_failure: OnFailure, budget: int, deadline: int | None) -> None:
         self.run = RunUnderTest(self.server, plan_of(steps), on_failure, budget)
         self.run.agents.lives("a0", 1)
         self.run.agents.lives("a1", 2)
+        self.has_deadline = deadline is not None
         self.run.start(deadline)
 
-    @move(3, queue=busy_queue, most=st.integers(1, 3))
+    @move(3, when=has_messages, queue=busy_queue, most=st.integers(1, 3))
     def claim(self, queue: str, most: int) -> None:
         for _ in range(most):
             self.run.claim(queue)
@@ -127,13 +134,13 @@ class Running(WeightedMachine):
         if held:
             self.run.settle(held[at % len(held)], outcome, result)
 
-    @move(4, result=RESULTS, queue=busy_queue)
+    @move(4, when=has_messages, result=RESULTS, queue=busy_queue)
     def handle(self, result: Any, queue: str) -> None:
         """The usual: a message is claimed and handled."""
         if self.run.claim(queue):
             self.run.settle([held for held in self.run.held() if held[0] == queue][-1], "handled", result)
 
-    @move(at=st.integers(0, 20), queue=busy_queue, steps=steps(3))
+    @move(when=has_messages, at=st.integers(0, 20), queue=busy_queue, steps=steps(3))
     def expand(self, at: int, queue: str, steps: list[dict[str, Any]]) -> None:
         """A handler returns steps that take the place of its own."""
         self.run.claim(queue)
@@ -141,7 +148,7 @@ class Running(WeightedMachine):
         if held and len(self.run.plan) < 40:
             self.run.expand(held[at % len(held)], steps)
 
-    @move(at=st.integers(0, 20), queue=busy_queue, calls=calls(), stale=st.integers(0, 9))
+    @move(when=has_messages, at=st.integers(0, 20), queue=busy_queue, calls=calls(), stale=st.integers(0, 9))
     def suspend(self, at: int, queue: str, calls: list[dict[str, Any]], stale: int) -> None:
         """A workflow function calls some steps."""
         self.run.claim(queue)
@@ -185,7 +192,7 @@ class Running(WeightedMachine):
         failed = [step for step in steps if self.run.rule.states[step][0] in "dec"] or steps
         self.run.retry_step(failed[at % len(failed)])
 
-    @move(queue=busy_queue, outcome=OUTCOMES)
+    @move(when=has_messages, queue=busy_queue, outcome=OUTCOMES)
     def replay_after_a_retry(self, queue: str, outcome: str) -> None:
         """A letter is left of a step that has begun again; without this, few examples come to that."""
         step = self._settle_next(queue, "dead")
@@ -198,7 +205,7 @@ class Running(WeightedMachine):
             if step in self.run.letters:
                 self.run.replay(step)
 
-    @move(queue=busy_queue, at=st.permutations(range(3)))
+    @move(when=has_messages, queue=busy_queue, at=st.permutations(range(3)))
     def calls_and_their_callers_die(self, queue: str, at: list[int]) -> None:
         """Three letters of which one may be out; without this, few examples come to that."""
         callers: list[tuple[str, str]] = []
@@ -240,11 +247,32 @@ class Running(WeightedMachine):
     def resume(self) -> None:
         self.run.control("resume")
 
+    @move(2, when=has_messages, queue=busy_queue)
+    def retry_in_a_pause(self, queue: str) -> None:
+        """An attempt fails after its run was paused; without this, few examples come to that."""
+        if self.run.claim(queue):
+            self.run.control("pause")
+            self.run.retry([held for held in self.run.held() if held[0] == queue][-1])
+
     @move(compensate=st.booleans(), at=st.integers(0, 2))
     def cancel(self, compensate: bool, at: int) -> None:
         # Rare, or few runs get far.
         if at == 0:
             self.run.control("cancel", "1" if compensate else "0")
+
+    @move(when=has_messages, queue=busy_queue, at=st.integers(0, 2))
+    def compensate_two(self, queue: str, at: int) -> None:
+        """Two steps are handled, of which the last is compensated first; without this, few examples come to that."""
+        # Rare, as a cancel is.
+        if at > 0 or not self.run.claim(queue):
+            return
+        held = [held for held in self.run.held() if held[0] == queue][-1]
+        if not held[3].startswith("u") and len(self.run.plan) < 40:
+            first = self.run.next_number
+            self.run.expand(held, [_call() | {"undo": True}] * 2)
+            for step in (str(first), str(first + 1)):
+                self._settle_next(self.run.plan[step].queue, "handled", of=step)
+        self.run.control("cancel", "1")
 
     @move(event=st.sampled_from(EVENTS), payload=RESULTS)
     def post(self, event: str, payload: Any) -> None:
@@ -253,6 +281,10 @@ class Running(WeightedMachine):
     @move(ms=st.sampled_from([50, 150, 400]))
     def time_passes(self, ms: int) -> None:
         self.run.time_passes(ms)
+
+    @move(when=lambda self: self.has_deadline and self.run.rule.state in (RunState.RUNNING, RunState.STOPPING))
+    def deadline_comes(self) -> None:
+        self.run.time_passes(DEADLINE_MS)
 
     @move(3, when=lambda self: self.run.rule.agenda, most=st.integers(1, 20))
     def advance(self, most: int) -> None:
