@@ -57,8 +57,8 @@ demo: setup ## Run the demo: real workers, a real SIGKILL, nothing lost
 test: setup ## Run the tests
 	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 6 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
-test-slow: setup ## Run what `make test` leaves out: two pools of four, more examples, waits for real time-outs (about eight minutes)
-	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4) --hypothesis-profile explore -m slow $(ARGS)
+test-slow: setup ## Run what `make test` leaves out: two pools of four, more examples, waits for real time-outs (about twenty minutes)
+	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4 --dist worksteal) --hypothesis-profile explore -m slow $(ARGS)
 
 # What `make test` draws is always the same.
 explore: setup ## Run the tests that use Hypothesis with FACTOR (10) times as many examples, drawn at random
