@@ -1,8 +1,8 @@
 """A test's time limit ends it even where Hypothesis runs it.
 
-Hypothesis takes pytest's failures for failures of the example, and runs that again. The limit is over then, so an endless
-example ran on without one; and an example that merely was slow did not fail again, which a test of a planted fault took for
-the fault.
+Hypothesis takes pytest's failures for failures of the example, and runs that again. The limit is over then, so an
+endless example ran on without one; and an example that was merely slow did not fail again, which a test of a planted
+fault took for the fault.
 """
 
 from __future__ import annotations

@@ -129,9 +129,7 @@ class RunUnderTest:
                     pipe.xlen(stream).xpending(stream, GROUP)
                 pipe.zcount(self.keys.delayed(queue), "-inf", self.now)
             found = iter(pipe.execute())
-        claimable = {
-            queue: sum(next(found) - next(found)["pending"] for _ in STEPS) + next(found) for queue in QUEUES
-        }
+        claimable = {queue: sum(next(found) - next(found)["pending"] for _ in STEPS) + next(found) for queue in QUEUES}
         return [queue for queue in QUEUES if claimable[queue]]
 
     def settle(self, held: tuple[str, str, str, str], outcome: str, result: Any) -> None:

@@ -283,6 +283,20 @@ class Machine(WeightedMachine):
                       "group": self.schedules.store.group, "limit": limit, "overflow": "reject"}  # fmt: skip
             self.redis.hset(self.keys.flow("ledgers"), mapping=fields)
 
+    @move(
+        when=lambda self: self.known and len(self.known) < MOST_SCHEDULES,
+        who=st.sampled_from(SCHEDULERS),
+        overlap=st.sampled_from(list(Overlap)),
+        pauses=st.booleans(),
+    )
+    def the_mailbox_is_full(self, who: str, overlap: Overlap, pauses: bool) -> None:
+        """What is due is refused; without this, few examples come to that."""
+        self.two_times_come(who)
+        self.the_mailbox_has_a_bound(max(1, len(self.schedules.ids())))
+        # Those from before may wait for their messages.
+        self.add(1.0, Misfire.COALESCE, overlap, None, pauses)
+        self.two_times_come(who)
+
     # -- workers
 
     @move(3, outcome=st.sampled_from(["handled", "dead"]), most=st.sampled_from([1, 1, 50]))
@@ -315,9 +329,13 @@ class Machine(WeightedMachine):
         outcome=st.sampled_from(["handled", "dead", "dead"]),
     )
     def fire_and_settle(self, who: str, outcome: str) -> None:
-        """All that was fired ends; without this, few examples come to a schedule that its failure pauses."""
-        self.time_passes(9000)
-        self.pass_once(who)
+        """All that was fired ends, and for some of it the next time waits.
+
+        Without this, few examples come to a schedule that its failure pauses.
+        """
+        for _ in range(2):
+            self.time_passes(9000)
+            self.pass_once(who)
         self.settle(outcome, 50)
 
     def _ended(self, name: str, delivery: str, *, is_handled: bool) -> None:

@@ -41,7 +41,7 @@ FAULTS = {
     ),
     "the body of what was delivered stays": Fault("redis.call('HDEL', bodies, member, ", "redis.call('HDEL', bodies, "),
     "a requeued message goes to the end of the line": Fault("then level = 'returned-' .. level end", "then end"),
-    "a death too many before it is poison": Fault("if death and count >= max_deaths", "if death and count > max_deaths"),
+    "a death too many before it is poison": Fault("death and count >= max_deaths", "death and count > max_deaths"),
     "who was only beside the dead is a suspect": Fault("if mark >= 2 then death", "if mark >= 1 then death"),
     "who was claimed ahead is a suspect": Fault("'RETRYCOUNT', 0, 'JUSTID'", "'RETRYCOUNT', 1, 'JUSTID'"),
     "who was run by one that drained is a suspect": Fault(

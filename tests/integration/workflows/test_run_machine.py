@@ -260,7 +260,7 @@ class Running(WeightedMachine):
         if at == 0:
             self.run.control("cancel", "1" if compensate else "0")
 
-    @move(when=has_messages, queue=busy_queue, at=st.integers(0, 2))
+    @move(when=has_messages, queue=busy_queue, at=st.integers(0, 1))
     def compensate_two(self, queue: str, at: int) -> None:
         """Two steps are handled, of which the last is compensated first; without this, few examples come to that."""
         # Rare, as a cancel is.
@@ -270,6 +270,8 @@ class Running(WeightedMachine):
         if not held[3].startswith("u") and len(self.run.plan) < 40:
             first = self.run.next_number
             self.run.expand(held, [_call() | {"undo": True}] * 2)
+            while self.run.rule.agenda:
+                self.run.advance()
             for step in (str(first), str(first + 1)):
                 self._settle_next(self.run.plan[step].queue, "handled", of=step)
         self.run.control("cancel", "1")

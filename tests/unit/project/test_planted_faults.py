@@ -19,7 +19,7 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_each_fault_changes_a_script(name: str) -> None:
-    """Regression: the texts of two faults of slow tests stood in no script any more; their machines looked for minutes."""
+    """Regression: what two faults of slow tests change stood in no script; their machines looked for minutes."""
     faults = vars(importlib.import_module(name))["FAULTS"]
     in_scripts = {key: fault for key, fault in faults.items() if isinstance(fault, Fault) and fault.module is None}
     assert [key for key, fault in in_scripts.items() if not is_in_a_script(fault)] == []
