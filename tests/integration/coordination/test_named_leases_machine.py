@@ -42,7 +42,7 @@ FAULTS = {
         "false then return ''",
     ),
     "a permit is released after its limit": Fault("if holder and is_past_limit(work, holder) then", "if false then"),
-    "a release whose answer was lost finds nothing held": Fault("first_answer(publishes, call) or ''", "''"),
+    "a release whose answer was lost finds nothing held": Fault("recorded_answer(publishes, call) or ''", "''"),
     "one answer is kept of all callers": Fault("publishes, token:sub(1, 16)", "publishes, 'last'"),
     "a check-in whose answer was lost is refused": Fault("if answered then return answered end", ""),
     "a term ends for another reason": Fault("'reason', reason)", "'reason', 'lost')"),
