@@ -114,7 +114,7 @@ class Running(WeightedMachine):
         steps=steps(),
         on_failure=ON_FAILURES,
         budget=st.sampled_from([1, 2, 3, 5, 200]),
-        deadline=st.sampled_from([None, None, None, DEADLINE_MS]),
+        deadline=st.sampled_from([None, DEADLINE_MS, None]),
     )
     def start(self, steps: list[dict[str, Any]], on_failure: OnFailure, budget: int, deadline: int | None) -> None:
         self.run = RunUnderTest(self.server, plan_of(steps), on_failure, budget)
@@ -284,7 +284,7 @@ class Running(WeightedMachine):
     def time_passes(self, ms: int) -> None:
         self.run.time_passes(ms)
 
-    @move(when=lambda self: self.has_deadline and self.run.rule.state in (RunState.RUNNING, RunState.STOPPING))
+    @move(3, when=lambda self: self.has_deadline and self.run.rule.state in (RunState.RUNNING, RunState.STOPPING))
     def deadline_comes(self) -> None:
         self.run.time_passes(DEADLINE_MS)
 
