@@ -42,6 +42,8 @@ class RunHistory:
             assert self.out == {step}, f"{step} was sent while {self.out - {step}} were out"
             assert self._owed, f"{step} is owed by nobody"
             assert self._owed.pop() == step[1:], f"{step} is not the last that was handled; {self.log}"
+            # Once more, if its step was: its letter was replayed though it had begun again, and was handled both times.
+            self.outcomes.pop(step, None)
             return
         assert not self.cancelled, f"{step} was sent after its run was cancelled"
         assert step not in self.outcomes, f"{step} has ended already"
