@@ -57,7 +57,7 @@ demo: setup ## Run the demo: real workers, a real SIGKILL, nothing lost
 test: setup ## Run the tests
 	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 6 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
-test-slow: setup ## Run what `make test` leaves out: two pools of four, more examples, waits for real time-outs (about twenty minutes)
+test-slow: setup ## Run what `make test` leaves out: two pools of four, more examples, waits for real time-outs (about a quarter of an hour)
 	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4 --dist worksteal) --hypothesis-profile explore -m slow $(ARGS)
 
 # What `make test` draws is always the same.
