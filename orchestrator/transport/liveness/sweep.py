@@ -159,7 +159,6 @@ class Sweeper:
             old_heartbeat_grace_ms=to_ms(o.lease_s),
             turn_ms=to_ms(TURN_S),
             connection=self._commands.client(),
-            server=self._commands.server(),
         )
 
     def _is_over(self, turn: int, connection: bytes) -> bool:

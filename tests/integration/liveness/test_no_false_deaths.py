@@ -121,7 +121,6 @@ def test_redis_was_started_anew_within_the_time_between_two_sweeps(server: Embed
     broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "old_heartbeat_counts_ms": 0})
     server.kill()
     server.restart()
-    sweeper._commands.drop()
     assert sweep_long_after_the_last_heartbeat() == ()
     # From then on it is watched for a whole lease.
     eventually(lambda: sweep_long_after_the_last_heartbeat() == (name,))

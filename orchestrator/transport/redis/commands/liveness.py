@@ -115,9 +115,10 @@ def begin_sweep(
     old_heartbeat_grace_ms: int,
     turn_ms: int,
     connection: str = "",
-    server: str = "",
 ) -> Call:
     """Take the turn as a sweeper, for ``turn_ms``, and find late incarnations.
+
+    A new run of the server is a gap for old heartbeats, as nobody could send any meanwhile.
 
     Args:
         keys: the names of keys.
@@ -129,10 +130,9 @@ def begin_sweep(
         old_heartbeat_grace_ms: for how long after a gap an old heartbeat proves nothing.
         turn_ms: how long the turn lasts.
         connection: the sweeper's connection: once it is closed, the turn is over.
-        server: the run of the server; a new one is a gap for old heartbeats, as nobody could send any meanwhile.
     """
     times = [late_ms, gap_ms, closed_grace_ms, old_heartbeat_grace_ms]
-    args = [*times, by, keys.root, sweeper, turn_ms, connection, server]
+    args = [*times, by, keys.root, sweeper, turn_ms, connection]
     return "begin_sweep", [keys.leases, keys.sweep, keys.not_polling], args
 
 

@@ -2,18 +2,19 @@
 -- KEYS: leases, sweep, not_polling.
 -- ARGV: ms after which a heartbeat is late, longest gap between sweeps in ms, grace for a closed connection in ms, grace
 -- for an old heartbeat in ms, who sweeps (for the log), root, the sweeper ("HOST:PID:" and
--- more), ms a turn lasts, the sweeper's connection or '', the run of the server or ''.
+-- more), ms a turn lasts, the sweeper's connection or ''.
 -- Returns {0, turn, connection} of the other sweeper if it is its turn, else {turn, now, 1 if closed connections count, 1 if old heartbeats count, ms since
 -- the last sweep or -1, number of incarnations that send heartbeats but do not consume, {id, heartbeat, its connection, its
 -- heart's or '', its round trip in ms}, …}.
 -- After a gap (no sweeper, a stopped Redis, a clock that jumped) old heartbeats prove nothing until the graces are over. A new run of
 -- the server is one for old heartbeats, however short: a lease may be shorter than the longest gap.
+-- It asks the server itself which run it is: the caller's connection may be opened anew, to another run, on the way.
 -- Costs: at most 1,000 late incarnations.
 --- @include "mailbox_entry"
 local leases, sweep, not_polling = KEYS[1], KEYS[2], KEYS[3]
 local late_ms, gap_ms, closed_grace_ms, old_heartbeat_grace_ms, by, root = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local sweeper = ARGV[7]
-local turn_ms, connection, server = tonumber(ARGV[8]), ARGV[9], ARGV[10]
+local turn_ms, connection = tonumber(ARGV[8]), ARGV[9]
 even_when_full(leases)
 local now = now_ms()
 local turn_until = tonumber(redis.call('HGET', sweep, 'turn_until_ms') or 0) or 0
@@ -26,7 +27,10 @@ local last = tonumber(redis.call('HGET', sweep, 'at_ms') or -1) or -1
 if last < 0 or now < last or now - last > tonumber(gap_ms) then
   redis.call('HSET', sweep, 'closed_counts_ms', now + closed_grace_ms, 'old_heartbeat_counts_ms', now + old_heartbeat_grace_ms)
 end
-if server ~= '' then
+-- Not allowed everywhere (ACL, a managed Redis).
+local info = redis.pcall('INFO', 'server')
+local server = type(info) == 'string' and info:match('run_id:(%w+)')
+if server then
   if (redis.call('HGET', sweep, 'server') or server) ~= server then
     redis.call('HSET', sweep, 'old_heartbeat_counts_ms', now + old_heartbeat_grace_ms)
   end
