@@ -132,9 +132,9 @@ class Sweeper:
         Raises:
             redis.exceptions.RedisError: Redis is unreachable; the next round goes on from here.
         """
-        turn, *seen = self._commands.run(*self._beginning(by))
+        turn, *seen = self._take_turn(by)
         if not turn and self._is_over(*seen):
-            turn, *seen = self._commands.run(*self._beginning(by))
+            turn, *seen = self._take_turn(by)
         if not turn:
             return SweepResult(0, (), 0, 0, stood_back=True)
         emit(events.SWEEP_STARTED, by=by)
@@ -146,7 +146,16 @@ class Sweeper:
             logger.warning("sweep of %s abandoned: it took too long, and another sweeper has taken over", by)
             return SweepResult(0, (), 0, 0, stood_back=True)
 
-    def _beginning(self, by: str) -> Call:
+    def _take_turn(self, by: str) -> Any:
+        connection = self._commands.client()
+        reply = self._commands.run(*self._beginning(by, connection))
+        current = self._commands.client()
+        if current != connection:
+            # It was opened again on the way: another sweeper would take the turn for that of a dead one.
+            reply = self._commands.run(*self._beginning(by, current))
+        return reply
+
+    def _beginning(self, by: str, connection: str) -> Call:
         o = self._options
         return commands.begin_sweep(
             self._keys,
@@ -158,7 +167,7 @@ class Sweeper:
             closed_grace_ms=to_ms(_RECONNECT_GRACE_S),
             old_heartbeat_grace_ms=to_ms(o.lease_s),
             turn_ms=to_ms(TURN_S),
-            connection=self._commands.client(),
+            connection=connection,
         )
 
     def _is_over(self, turn: int, connection: bytes) -> bool:

@@ -225,8 +225,8 @@ class CommandConnection:
             except ResponseError:
                 number = ""
             self._numbered_on = self.connection._sock
-            # If it was opened again meanwhile, these are another connection's.
-            same = self._numbered_on is sock or sock is None
+            # If it was opened again meanwhile, the run may be another server's.
+            same = self._numbered_on is self._asked_on
             self._client = f"{number} {server}" if number and server and same else ""
         return self._client
 

@@ -109,6 +109,17 @@ def test_a_sweeper_that_stalled_is_refused_whatever_it_goes_on_with(broker: Bare
     assert alive is (stalls_before == "fence")
 
 
+def test_a_turn_names_the_connection_that_it_was_taken_on(broker: BareBroker) -> None:
+    """Regression: a connection closed while idle was named, so any other sweeper ended the turn and took over."""
+    first, second = broker.store.sweeper(), broker.store.sweeper()
+    first.sweep("first")
+    broker.redis.client_kill_filter(_id=first._commands.client().split()[0])
+    stood_back: list[bool] = []
+    stalling(first, "end_sweep", lambda: stood_back.append(second.sweep("second").stood_back))
+    assert not first.sweep("first").stood_back
+    assert stood_back == [True]
+
+
 def test_a_stale_turn_is_refused_by_the_scripts_themselves(broker: BareBroker) -> None:
     k, store = broker.store.keys, broker.store
     store.sweeper().sweep("a")

@@ -34,6 +34,22 @@ def test_a_command_in_the_middle_of_another_neither_waits_for_it_nor_takes_its_r
     pool.disconnect()
 
 
+def test_a_number_from_another_connection_than_the_run_of_the_server_names_none(redis_url: str) -> None:
+    pool: Any = redis.ConnectionPool.from_url(redis_url)
+    wire = CommandConnection(pool)
+    wire.connection.disconnect()
+    call: Any = wire.call
+
+    def broken(*command: str) -> Any:
+        if command == ("CLIENT", "ID"):
+            wire.connection.disconnect()
+        return call(*command)
+
+    wire.call = broken  # type: ignore[method-assign]
+    assert wire.client() == ""
+    pool.disconnect()
+
+
 def test_what_is_posted_in_the_middle_of_a_post_is_sent_too(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pool: Any = redis.ConnectionPool.from_url(redis_url)
     ack_pipeline = AckPipeline(pool, flush_s=0.01, flush_count=64, group="g")
