@@ -44,7 +44,7 @@ _CLOSE_TIMEOUT_S = 5.0
 #: The same at the end of the process, which must not wait long for a Redis that does not answer.
 _EXIT_TIMEOUT_S = 1.0
 
-#: Pause before the next heartbeat after one that Redis did not answer.
+#: Pause before the next heartbeat after one that Redis did not answer, or that went over a new connection.
 _RETRY_PAUSE_S = 0.1
 
 
@@ -203,8 +203,8 @@ class RedisSession:
             except Exception:
                 # Without a heartbeat it would be declared dead; no error may end it.
                 logger.exception("heartbeat of session %s failed", self.id)
-            is_away = self._lease.away_since is not None
-            if self._ended.wait(_RETRY_PAUSE_S if is_away else self._store.options.heartbeat_s):
+            pause_s = self._store.options.heartbeat_s if self._lease.is_regular else _RETRY_PAUSE_S
+            if self._ended.wait(pause_s):
                 return
 
     def _beat_and_sweep(self) -> bool:

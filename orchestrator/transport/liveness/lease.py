@@ -47,7 +47,7 @@ class Lease:
         self.dataset = Dataset("", 0, 0)
         #: Since when Redis does not answer, by the monotonic clock.
         self.away_since: float | None = None
-        #: How a sweep finds the heartbeat's connection: its id, its name, and the run of the server.
+        #: How a sweep finds the heartbeat's connection: its id, its name, and the run of the server. '' if not known.
         self.client = ""
         self._commands = connection
         self._keys = keys
@@ -95,9 +95,10 @@ class Lease:
         connection_id = self._commands.call("CLIENT", "ID")
         asked_on = self._commands.connection._sock
         self._commands.call("CLIENT", "SETNAME", self.connection_name)
-        self.client = f"{connection_id} {self.connection_name} {self._commands.server()}".rstrip()
-        # If it was opened again meanwhile, the id is another connection's.
+        server = self._commands.server()
+        # If it was opened again meanwhile, the id is another connection's, of another run of the server perhaps.
         self._socket = asked_on if asked_on is self._commands.connection._sock else None
+        self.client = f"{connection_id} {self.connection_name} {server}".rstrip() if self._socket is not None else ""
         return self._socket is not None
 
     @property
