@@ -165,12 +165,10 @@ class InvalidWorkflow(CallerError):
 
 
 class WorkflowExists(CallerError):
-    """There is a run with that ``workflow_id``, of another definition."""
+    """There is a run with that ``workflow_id``, of another definition, or another one than a fork with it would be."""
 
-    def __init__(self, workflow_id: str) -> None:
-        super().__init__(
-            f"workflow_id={masked_repr(workflow_id)} is taken by a run of another definition; allowed: another id"
-        )
+    def __init__(self, workflow_id: str, taken_by: str = "a run of another definition") -> None:
+        super().__init__(f"workflow_id={masked_repr(workflow_id)} is taken by {taken_by}; allowed: another id")
         self.workflow_id = workflow_id
 
 

@@ -13,6 +13,7 @@ from orchestrator.core.workflows.run import Run
 from orchestrator.sending.messages.outgoing_message import OutgoingMessage
 from orchestrator.workflows.compiling.compiler import CompiledStep, CompiledWorkflow
 from orchestrator.workflows.compiling.placement import Placement
+from orchestrator.workflows.fork import ForkOrigin
 
 
 @dataclass(slots=True, eq=False)
@@ -32,8 +33,8 @@ class InMemoryRun:
     is_sending: bool = False
     #: Steps that had ended before the run began; in a fork.
     ended_before: Sequence[str] = ()
-    #: Of a fork: the uid of the run that it was made from, and the step after which it began again.
-    fork_of: tuple[str, str] | None = None
+    #: Of a fork: what it was asked for with.
+    fork_of: ForkOrigin | None = None
     #: The compiled steps by their numbers.
     steps: dict[str, CompiledStep] = field(default_factory=dict)
     #: The first number that no step has had.

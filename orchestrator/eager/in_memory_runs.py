@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from orchestrator.core.clock import now_ms
+from orchestrator.core.clock import now_ms, to_ms
 from orchestrator.core.deliveries.outcome import Dead, Handled, Outcome, to_wire
 from orchestrator.core.deliveries.supervision import Supervision
 from orchestrator.core.errors import InvalidExpansion, RunEnded, StepGoesOn, WorkflowExists
@@ -25,7 +25,7 @@ from orchestrator.telemetry import emit, events
 from orchestrator.workflows.compiling.check import MAX_STEPS
 from orchestrator.workflows.compiling.compiler import CompiledWorkflow
 from orchestrator.workflows.compiling.expansion import Compile, NewSteps, compiled_expansion
-from orchestrator.workflows.fork import counts_of, kept_states, kept_steps, to_resolve
+from orchestrator.workflows.fork import ANOTHER_FORK, ForkOrigin, counts_of, kept_states, kept_steps, to_resolve
 from orchestrator.workflows.functions.calls import NewCalls, compiled_calls
 from orchestrator.workflows.functions.history import History, history_of
 from orchestrator.workflows.records import RunDetails, RunStatus
@@ -57,10 +57,11 @@ class InMemoryRuns:
 
     def fork(self, uid: str, after: str, workflow_id: str, deadline_s: float | None) -> str:
         """Start a run that has the outcomes of another one but for what is downstream of a step."""
+        fork_of = ForkOrigin(uid, after, None if deadline_s is None else to_ms(deadline_s))
         if (known := self._by_id.get(workflow_id)) is not None:
-            if known.fork_of == (uid, after):
-                return known.uid
-            raise WorkflowExists(workflow_id)
+            if known.fork_of != fork_of:
+                raise WorkflowExists(workflow_id, ANOTHER_FORK)
+            return known.uid
         origin = self._runs[uid]
         old, compiled = origin.rule, origin.compiled
         numbers = kept_steps(old.plan, old.states, after, len(compiled.steps))
@@ -77,7 +78,7 @@ class InMemoryRuns:
             ended_before=tuple(to_resolve(old.plan, numbers)),
             steps=dict(origin.steps),
             next_number=origin.next_number,
-            fork_of=(uid, after),
+            fork_of=fork_of,
         )
         return self._begin(fork)
 

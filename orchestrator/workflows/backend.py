@@ -31,8 +31,11 @@ class RunStarts(Protocol):
     def fork(self, uid: str, after: str, workflow_id: str, deadline_s: float | None) -> str:
         """Start a run that has the outcomes of another one but for what is downstream of a step; returns its uid.
 
+        If there is the same fork with that id, also one that has ended, its uid.
+
         Raises:
-            WorkflowExists: there is a run with that id.
+            WorkflowExists: the run with that id is not the same fork: of the same run, after the same step, with the
+                same deadline.
         """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.core.workflows.expansion import steps_in_place
@@ -16,6 +17,24 @@ OWN_FIELDS: Final = frozenset(
         "undo_failures", "deploy_failures", *ENDED.values(),
     }
 )  # fmt: skip
+
+#: What has the id of a fork if it cannot be returned as that fork.
+ANOTHER_FORK: Final = "a run that is not a fork of the same run, after the same step, with the same deadline_s"
+
+
+@dataclass(frozen=True, slots=True)
+class ForkOrigin:
+    """What a fork was asked for with, by which it is recognised if it is asked for again."""
+
+    uid: str
+    #: The number of the step after which it begins again.
+    after: str
+    deadline_ms: int | None
+
+    def fields(self) -> dict[str, str]:
+        """The fields of a fork in Redis."""
+        deadline = "" if self.deadline_ms is None else str(self.deadline_ms)
+        return {"fork_of": self.uid, "fork_after": self.after, "fork_deadline_ms": deadline}
 
 
 def is_own(field: str) -> bool:

@@ -191,11 +191,13 @@ class Run:
 
         All other steps keep their recorded outcomes, but for steps that had not ended, or whose failure was the run's:
         they begin again, too, with all that depends on them. Compensations of kept steps are this run's, and the new
-        one does not send them. A ``workflow_id`` has one run: the same fork with it again returns that run.
+        one does not send them. A ``workflow_id`` has one run: the same fork with it again (of this run, with the same
+        ``after`` and ``deadline_s``) returns that run, also if it has failed or ended. To have those steps begin once
+        more, give another id, or none.
 
         Raises:
             InvalidPolicy: there is no step of that name, or ``workflow_id`` or ``deadline_s`` is not allowed.
-            WorkflowExists: there is another run with that id.
+            WorkflowExists: the run with that id is another one.
         """
         known = check_id(workflow_id)
         if deadline_s is not None:

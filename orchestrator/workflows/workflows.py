@@ -57,6 +57,8 @@ class Workflows:
     ) -> Run:
         """Start a run. A ``workflow_id`` has one run: another start of the same definition with it returns that run.
 
+        Also if it has ended. It keeps its deadline.
+
         Args:
             workflow: the definition; or a function with ``@orchestrator.workflow``.
             args: the arguments of the function after its context, which are part of the definition.

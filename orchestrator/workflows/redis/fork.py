@@ -12,7 +12,7 @@ from orchestrator.core.workflows.run_state import RunState
 from orchestrator.transport.json_text import encode
 from orchestrator.transport.store import Store
 from orchestrator.workflows.compiling.plan_writer import WRITING_MS, chunks
-from orchestrator.workflows.fork import counts_of, is_own, kept_states, kept_steps, to_resolve
+from orchestrator.workflows.fork import ForkOrigin, counts_of, is_own, kept_states, kept_steps, to_resolve
 from orchestrator.workflows.records import is_step
 from orchestrator.workflows.redis.pages import scan_hash
 
@@ -32,13 +32,13 @@ class WrittenFork:
     roots: str
 
 
-def write_fork(store: Store, uid: str, new: str, after: str, workflow_id: str) -> WrittenFork | None:
+def write_fork(store: Store, new: str, origin: ForkOrigin, workflow_id: str) -> WrittenFork | None:
     """Write a run in state ``writing``, which expires if it is not started in ten minutes; ``None`` if there is no run.
 
     Raises:
         BrokerUnavailable, redis.exceptions.RedisError: Redis is away.
     """
-    key, copy = store.keys.run(uid), store.keys.run(new)
+    key, copy = store.keys.run(origin.uid), store.keys.run(new)
     # Before the outcomes: a step that has ended has one.
     states = dict(scan_hash(store, f"{key}:states"))
     raw = dict(scan_hash(store, f"{key}:plan"))
@@ -47,13 +47,13 @@ def write_fork(store: Store, uid: str, new: str, after: str, workflow_id: str) -
     if not fields or not plan:
         return None
     declared = int(fields[b"declared"])
-    kept = kept_steps(plan, states, after, declared)
+    kept = kept_steps(plan, states, origin.after, declared)
     states = kept_states(states, kept)
     run: dict[str, Any] = {name.decode(): value for name, value in fields.items()}
     run = {name: value for name, value in run.items() if not is_own(name)} | counts_of(states)
     run["total"] = declared + sum(map(len, steps_in_place(plan, states).values()))
     run |= {"id": workflow_id, "id_json": encode(workflow_id)[1:-1], "state": RunState.WRITING.value}
-    run |= {"fork_of": uid, "fork_after": after}
+    run |= origin.fields()
     _write(store, copy, run.items())
     _write(store, f"{copy}:plan", ((number, text) for number, text in raw.items() if number != "start"))
     _write(store, f"{copy}:templates", scan_hash(store, f"{key}:templates"))

@@ -11,7 +11,6 @@ from redis.exceptions import NoScriptError
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import UnknownWorkflow, WorkflowExists
 from orchestrator.core.forks import lazy_property
-from orchestrator.core.stored_values import stored_text
 from orchestrator.registry.outdated_workers import refuse_outdated
 from orchestrator.registry.registry import OutdatedIncarnation
 from orchestrator.transport.redis.command_connection import CommandConnection
@@ -20,6 +19,7 @@ from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.store import Store
 from orchestrator.workflows.compiling.compiler import CompiledWorkflow
 from orchestrator.workflows.compiling.plan_writer import PlanWriter, roots_of, write_in_parts
+from orchestrator.workflows.fork import ANOTHER_FORK, ForkOrigin
 from orchestrator.workflows.redis import scripts
 from orchestrator.workflows.redis.agendas import advance
 from orchestrator.workflows.redis.fork import write_fork
@@ -105,28 +105,29 @@ class RedisRunStarts:
             # Its answer was lost.
             advance(store, new)
             return new
+        origin = ForkOrigin(uid, after, None if deadline_s is None else to_ms(deadline_s))
         if known is not None and self._reads.status(known) is not None:
-            if self._origin(store, known) == (uid, after):
-                # The same fork, by a call that knows nothing of this one.
-                return known
-            raise WorkflowExists(workflow_id)
-        written = ask(store, lambda: write_fork(store, uid, new, after, workflow_id))
+            # Also if it has ended, as `start` does.
+            return self._same_fork(store, known, origin, workflow_id)
+        written = ask(store, lambda: write_fork(store, new, origin, workflow_id))
         if written is None:
             raise UnknownWorkflow(uid)
-        deadline_ms = None if deadline_s is None else to_ms(deadline_s)
-        call = scripts.start_run(store.keys, new, workflow_id, written.fingerprint, written.roots, deadline_ms)
+        call = scripts.start_run(store.keys, new, workflow_id, written.fingerprint, written.roots, origin.deadline_ms)
         started, left = store.run(*call)
         if started.decode() != new:
-            raise WorkflowExists(workflow_id)
+            return self._same_fork(store, started.decode(), origin, workflow_id)
         if left:
             advance(store, new)
         return new
 
     @staticmethod
-    def _origin(store: Store, uid: str) -> tuple[str, str] | None:
-        """The run that a run is a fork of, and the step after which it began again; ``None`` if it is no fork."""
-        raw: Any = ask(store, lambda: store.client.hmget(store.keys.run(uid), "fork_of", "fork_after"))
-        return None if None in raw else (stored_text(raw[0]), stored_text(raw[1]))
+    def _same_fork(store: Store, known: str, origin: ForkOrigin, workflow_id: str) -> str:
+        """The run that has the id already, if it is the same fork."""
+        fields = origin.fields()
+        stored = ask(store, lambda: store.client.hmget(store.keys.run(known), list(fields)))
+        if stored != [value.encode() for value in fields.values()]:
+            raise WorkflowExists(workflow_id, ANOTHER_FORK)
+        return known
 
 
 def _execute_with(pipe: Any, store: Store, call: scripts.Call) -> Any:

@@ -22,6 +22,13 @@ def _flow(cluster: WorkflowCluster) -> Workflow:
     return flow
 
 
+def _fails(cluster: WorkflowCluster) -> Workflow:
+    flow = Workflow("fails")
+    first = flow.step("first", cluster.task("note", "first"))
+    flow.step("fails", cluster.task("fail"), after=first, retry=Retry(max_retries=0))
+    return flow
+
+
 def test_what_is_downstream_begins_again_with_the_kept_results(cluster: WorkflowCluster) -> None:
     run = cluster.ended(_flow(cluster))
     cluster.forget()
@@ -36,22 +43,46 @@ def test_what_is_downstream_begins_again_with_the_kept_results(cluster: Workflow
 
 
 def test_a_step_that_failed_begins_again(cluster: WorkflowCluster) -> None:
-    flow = Workflow("fails")
-    first = flow.step("first", cluster.task("note", "first"))
-    flow.step("fails", cluster.task("fail"), after=first, retry=Retry(max_retries=0))
-    run = cluster.ended(flow)
+    run = cluster.ended(_fails(cluster))
     cluster.forget()
     fork = run.fork(after="fails", workflow_id=f"again-{run.uid}")
     fork.wait(20)
     assert (fork.id, fork.status().state, fork.status().dead) == (f"again-{run.uid}", "failed", 1)
     assert cluster.noted() == ["fail"]
-    assert run.fork(after="fails", workflow_id=fork.id).uid == fork.uid
-    with pytest.raises(WorkflowExists):
-        run.fork(after="first", workflow_id=fork.id)
-    with pytest.raises(WorkflowExists):
-        fork.fork(after="fails", workflow_id=fork.id)
     with pytest.raises(InvalidPolicy, match="'nothing'"):
         run.fork(after="nothing")
+
+
+@pytest.mark.parametrize("deadline_s", [None, 3600])
+def test_the_same_fork_again_is_that_run_also_if_ended(cluster: WorkflowCluster, deadline_s: float | None) -> None:
+    """As a start with the same id is."""
+    run = cluster.ended(_fails(cluster))
+    workflow_id = f"again-{run.uid}"
+    fork = run.fork(after="first", workflow_id=workflow_id, deadline_s=deadline_s)
+    assert fork.wait(20).state == "failed"
+    assert run.fork(after="first", workflow_id=workflow_id, deadline_s=deadline_s).uid == fork.uid
+    fork.delete()
+    again = run.fork(after="first", workflow_id=workflow_id, deadline_s=deadline_s)
+    assert again.uid != fork.uid
+    assert again.wait(20).state == "failed"
+
+
+@pytest.mark.parametrize("deadline_s", [None, 3600])
+def test_another_fork_with_the_same_id_is_refused(cluster: WorkflowCluster, deadline_s: float | None) -> None:
+    """Regression: a fork with another deadline was answered with the earlier run, and the deadline ignored."""
+    run = cluster.ended(_fails(cluster))
+    fork = run.fork(after="first", workflow_id=f"again-{run.uid}", deadline_s=deadline_s)
+    fork.wait(20)
+    for origin, after, other_s in [
+        (run, "first", 7200),
+        (run, "first", 60 if deadline_s is None else None),
+        (run, "fails", deadline_s),
+        (fork, "first", deadline_s),
+    ]:
+        with pytest.raises(WorkflowExists, match="not a fork of the same run"):
+            origin.fork(after=after, workflow_id=fork.id, deadline_s=other_s)
+    with pytest.raises(WorkflowExists, match="not a fork of the same run"):
+        run.fork(after="first", workflow_id=run.id, deadline_s=deadline_s)
 
 
 def test_a_fork_of_a_run_that_goes_on(cluster: WorkflowCluster) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import BrokerUnavailable, Orchestrator, UnknownWorkflow, Workflow
+from orchestrator import BrokerUnavailable, Orchestrator, UnknownWorkflow, Workflow, WorkflowExists
 from orchestrator.core.keys import Keys
 from orchestrator.transport.redis.commands import Attempt
 from orchestrator.workflows.records import ControlResult
+from orchestrator.workflows.redis import run_starts
+from orchestrator.workflows.redis.fork import write_fork
 from orchestrator.workflows.redis.scripts import control_run, delete_run, start_run
 from orchestrator.workflows.run import Run
 from tests.integration.workflows.conftest import waits
@@ -151,3 +153,35 @@ def test_a_run_is_forked_once(lossy: Orchestrator, network: LostAnswers, times: 
     network.lose(times, START, done_first=done_first)
     fork = _until_answered(lambda: run.fork(after="wait", workflow_id="fork"))
     assert sorted(one.uid for one in lossy.workflows.list()) == sorted([run.uid, fork.uid])
+
+
+def _have_another_fork_first(patch: pytest.MonkeyPatch, run: Run, deadline_s: float | None) -> list[Run]:
+    """Have another process fork the run after the next fork has found none of that id."""
+    first: list[Run] = []
+
+    def write_after_another(*args: Any) -> Any:
+        patch.undo()
+        first.append(run.fork(after="wait", workflow_id="fork", deadline_s=deadline_s))
+        return write_fork(*args)
+
+    patch.setattr(run_starts, "write_fork", write_after_another)
+    return first
+
+
+@pytest.mark.parametrize("deadline_s", [None, 60])
+def test_the_same_fork_at_the_same_time_is_one_run(
+    lossy: Orchestrator, monkeypatch: pytest.MonkeyPatch, deadline_s: float | None
+) -> None:
+    """Regression: the later of two processes got an error."""
+    run = _failed(lossy)
+    first = _have_another_fork_first(monkeypatch, run, deadline_s)
+    fork = run.fork(after="wait", workflow_id="fork", deadline_s=deadline_s)
+    assert [one.uid for one in first] == [fork.uid]
+
+
+def test_another_fork_at_the_same_time_is_refused(lossy: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _failed(lossy)
+    first = _have_another_fork_first(monkeypatch, run, 60)
+    with pytest.raises(WorkflowExists, match="not a fork of the same run"):
+        run.fork(after="wait", workflow_id="fork", deadline_s=3600)
+    assert first
