@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from orchestrator import Agent, Breaker, CancelResult, Message, Orchestrator, Workflow, handles, load_settings
+from orchestrator import Agent, Breaker, CancelResult, Message, Orchestrator, handles, load_settings
 from orchestrator.core.keys import GROUP, Keys
-from orchestrator.transport.redis.scripts import script_of, sha, source
+from orchestrator.transport.redis.scripts import Script, own, script_of, sha
+from tests.support.eventually import eventually
 from tests.support.junk_keys import other_type_at
 from tests.support.lost_answers import LostAnswers
 
@@ -42,8 +43,8 @@ def make(url: str) -> Orchestrator:
 def plain(redis_url: str) -> Iterator[Orchestrator]:
     """Another process, whose connections do not break."""
     made = make(redis_url)
-    for script in ("find_delivery", "isolate_breaker", "close_breaker", "clear_timeouts", "override_timeout"):
-        made.runtime.store.client.script_load(source(script))
+    for script in (own("find_delivery"), *(control.script for control in CONTROLS.values())):
+        made.runtime.store.client.script_load(script.source)
     yield made
     made.app.close()
 
@@ -65,21 +66,14 @@ def lossy(network: LostAnswers, plain: Orchestrator) -> Iterator[Orchestrator]:
 class Control:
     """What is controlled by hand."""
 
-    #: What its command has in it.
-    mark: str
-    #: What is there before; has the server know the script, if its mark is a key.
+    script: Script
+    #: What is there before.
     prepare: Callable[[Orchestrator], Any]
     act: Callable[[Orchestrator], Any]
     answer: Any
     #: What another does then, and how it is afterwards.
     undo: Callable[[Orchestrator], Any]
     is_undone: Callable[[Orchestrator], bool]
-
-
-def _prepare_hierarchy(o: Orchestrator) -> None:
-    _declare(o)
-    assert o.hierarchies.delete("ops")
-    _declare(o)
 
 
 def _declare(o: Orchestrator) -> None:
@@ -94,32 +88,22 @@ def _is_overridden(o: Orchestrator) -> bool:
     return [one.name for one in o.timeouts.overrides()] == ["clerk"]
 
 
-def _start(o: Orchestrator) -> None:
-    flow = Workflow("waits")
-    flow.wait("wait", event="approved")
-    o.workflows.start(flow)
-    o.workflows.pause("waits")
-    o.workflows.resume("waits")
+def _have_start_paused(o: Orchestrator) -> bool:
+    # A user's `pause` and `resume` count the runs that they have changed, and pass on nothing of this.
+    return o.runtime.redis.runs.controls.set_paused("waits", paused=True)
+
+
+def _have_start_running(o: Orchestrator) -> bool:
+    return o.runtime.redis.runs.controls.set_paused("waits", paused=False)
 
 
 def _starts_paused(o: Orchestrator) -> bool:
     return bool(o.runtime.store.client.sismember(KEYS.paused_workflows, "waits"))
 
 
-def _pause(o: Orchestrator) -> None:
-    _start(o)
-    o.workflows.pause("waits")
-
-
 def _arrive(o: Orchestrator, party: str = "a") -> None:
     with o.monitors.session():
         o.barrier("b", 2).arrive(party)
-
-
-def _prepare_barrier(o: Orchestrator) -> None:
-    _arrive(o)
-    assert o.barrier("b", 2).reset()
-    _arrive(o)
 
 
 def _reset_and_arrive(o: Orchestrator) -> None:
@@ -139,7 +123,7 @@ def _isolate(o: Orchestrator) -> bool:
 
 CONTROLS = {
     "isolate a breaker": Control(
-        sha("isolate_breaker"),
+        own("isolate_breaker"),
         lambda o: None,
         _isolate,
         True,
@@ -147,7 +131,7 @@ CONTROLS = {
         lambda o: o.breakers.state("clerk").phase == "closed",
     ),
     "close a breaker": Control(
-        sha("close_breaker"),
+        own("close_breaker"),
         _isolate,
         lambda o: o.breakers.close("clerk"),
         True,
@@ -155,21 +139,21 @@ CONTROLS = {
         lambda o: o.breakers.state("clerk").phase == "isolated",
     ),
     "delete a hierarchy": Control(
-        KEYS.hierarchies,
-        _prepare_hierarchy,
+        script_of("orchestrator.coordination.distribution", "delete_hierarchy"),
+        _declare,
         lambda o: o.hierarchies.delete("ops"),
         True,
         _declare,
         lambda o: o.hierarchies.names() == ["ops"],
     ),
     "clear a timeout": Control(
-        sha("clear_timeouts"), _override, lambda o: o.timeouts.clear("clerk"), 1, _override, _is_overridden
+        own("clear_timeouts"), _override, lambda o: o.timeouts.clear("clerk"), 1, _override, _is_overridden
     ),
     "clear all timeouts": Control(
-        sha("clear_timeouts"), _override, lambda o: o.timeouts.clear(), 1, _override, _is_overridden
+        own("clear_timeouts"), _override, lambda o: o.timeouts.clear(), 1, _override, _is_overridden
     ),
     "override a timeout": Control(
-        sha("override_timeout"),
+        own("override_timeout"),
         lambda o: None,
         _override,
         5.0,
@@ -177,24 +161,24 @@ CONTROLS = {
         lambda o: o.timeouts.overrides() == [],
     ),
     "pause a workflow": Control(
-        KEYS.paused_workflows,
-        _start,
-        lambda o: o.workflows.pause("waits"),
-        1,
+        script_of("orchestrator.workflows", "set_paused"),
+        lambda o: None,
+        _have_start_paused,
+        True,
         lambda o: o.workflows.resume("waits"),
         lambda o: not _starts_paused(o),
     ),
     "resume a workflow": Control(
-        KEYS.paused_workflows,
-        _pause,
-        lambda o: o.workflows.resume("waits"),
-        1,
+        script_of("orchestrator.workflows", "set_paused"),
+        _have_start_paused,
+        _have_start_running,
+        True,
         lambda o: o.workflows.pause("waits"),
         _starts_paused,
     ),
     "reset a barrier": Control(
-        script_of("orchestrator.coordination.barriers", "reset_barrier").sha,
-        _prepare_barrier,
+        script_of("orchestrator.coordination.barriers", "reset_barrier"),
+        _arrive,
         lambda o: o.barrier("b", 2).reset(),
         True,
         _reset_and_arrive,
@@ -203,13 +187,35 @@ CONTROLS = {
 }
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+def _server_ms(o: Orchestrator) -> int:
+    seconds, micros = o.runtime.store.client.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+#: An overridden timeout is answered the same again, but for its end.
+@pytest.mark.parametrize("name", [name for name in CONTROLS if name != "override a timeout"])
 def test_it_gives_the_first_answer(lossy: Orchestrator, network: LostAnswers, name: str) -> None:
     control = CONTROLS[name]
     control.prepare(lossy)
-    network.lose(1, control.mark, done_first=True)
+    network.lose(1, control.script.sha, done_first=True)
     assert control.act(lossy) == control.answer
     assert network.left == 0
+
+
+def test_an_overridden_timeout_ends_when_its_first_answer_says(
+    lossy: Orchestrator, network: LostAnswers, plain: Orchestrator
+) -> None:
+    first: list[int] = []
+
+    def let_time_pass() -> None:
+        (one,) = plain.timeouts.overrides()
+        eventually(lambda: _server_ms(plain) > one.at_ms)
+        first.append(one.until_ms)
+
+    network.lose(1, sha("override_timeout"), done_first=True, meanwhile=let_time_pass)
+    answer = lossy.timeouts.override("clerk", 5, for_s=60)
+    assert network.left == 0
+    assert [answer.until_ms] == first == [one.until_ms for one in plain.timeouts.overrides()]
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -218,7 +224,7 @@ def test_it_does_not_undo_what_another_has_done_since(
 ) -> None:
     control = CONTROLS[name]
     control.prepare(lossy)
-    network.lose(1, control.mark, done_first=True, meanwhile=lambda: control.undo(plain))
+    network.lose(1, control.script.sha, done_first=True, meanwhile=lambda: control.undo(plain))
     control.act(lossy)
     assert network.left == 0
     assert control.is_undone(plain)
