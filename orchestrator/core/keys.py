@@ -108,7 +108,7 @@ class Keys:
         return f"{self.root}idempotency:{kind}:{len(recipient)}:{recipient}:{key}"
 
     def last_publishes(self, period: int) -> str:
-        """Hash of the publishes of a period: connection -> token of its last publish, in case the reply is lost."""
+        """Hash of the last publishes and calls of a period, in case an answer is lost (see docs/architecture.md)."""
         return f"{self.root}last-publish:{period}"
 
     def group(self, broadcast: str) -> str:

@@ -142,8 +142,8 @@ class RedisTracker:
                 begin = "-" if stream else "0"
                 while begin:
                     here = partial(look, stream, begin)
-                    said, *rest = self._callers.run(k, here) if outcome else here()
-                    where = stored_text(said)
+                    found, *rest = self._callers.run(k, here) if outcome else here()
+                    where = stored_text(found)
                     if where not in ("on", "none"):
                         return [where, *rest]
                     begin = stored_text(rest[0]) if rest else ""

@@ -66,10 +66,10 @@ class RedisOverrides:
             )
             return store.run(*call)
 
-        done, *told = self._callers.run(store.keys, override)
+        done, *numbers = self._callers.run(store.keys, override)
         if not done:
-            raise InvalidPolicy("name", name, f"one of at most {MOST} overrides; there are {told[0]}")
-        return Override(name, timeout_s, int(told[0]), int(told[1]), by, for_s)
+            raise InvalidPolicy("name", name, f"one of at most {MOST} overrides; there are {numbers[0]}")
+        return Override(name, timeout_s, int(numbers[0]), int(numbers[1]), by, for_s)
 
     def list(self) -> list[Override]:
         """The overrides in force, by name.

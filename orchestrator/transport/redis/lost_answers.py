@@ -31,7 +31,7 @@ PERIOD_S: Final = 300
 
 
 def publishes_now(keys: Keys) -> str:
-    """The hash of this period's last publishes."""
+    """The hash of this period's last publishes, which holds the answers to last calls too."""
     return keys.last_publishes(int(time.time() // PERIOD_S))
 
 
@@ -88,5 +88,5 @@ class Callers:
         return again_if_lost(lambda: command(attempt))
 
     def give_up_name(self) -> None:
-        """Leave the name to the last call of this thread, which is going to be repeated beside later ones."""
+        """Take a new name: the last call keeps the old one, because another thread will repeat it."""
         self._names[threading.get_ident()] = os.urandom(8).hex()

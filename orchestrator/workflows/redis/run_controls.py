@@ -28,23 +28,23 @@ class RedisRunControls:
 
         if action == "time":
             # A timer is there until it has been acted on.
-            said, left = act(None)
+            result, left = act(None)
         else:
-            said, left = self._callers.run(store.keys, act)
+            result, left = self._callers.run(store.keys, act)
         if left:
             advance(store, uid)
-        return str(said.decode())
+        return str(result.decode())
 
     def delete(self, uid: str, *, force: bool = False) -> str:
         """See :class:`RunControls`."""
         store = self._store()
         while True:
-            said: bytes = self._callers.run(
+            result: bytes = self._callers.run(
                 store.keys,
                 lambda attempt: store.run(*scripts.delete_run(store.keys, uid, attempt, force=force)),
             )
-            if said != b"busy":
-                return said.decode()
+            if result != b"busy":
+                return result.decode()
             advance(store, uid)
 
     def set_paused(self, name: str, *, paused: bool) -> bool:

@@ -90,7 +90,7 @@ def test_so_it_is_if_the_next_in_line_has_had_it_and_released_it_meanwhile(redis
 def test_one_that_is_repeated_late_and_what_its_thread_releases_next_have_an_answer_each(
     lossy: Orchestrator, network: LostAnswers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Regression: the later answer took the place of the other, and one of the two was told that nothing was held."""
+    """Regression: the later answer took the place of the other, and one of the two found nothing held."""
     leases: Any = lossy.runtime.redis.named_leases
     late: list[Any] = []
     monkeypatch.setattr(leases._late, "add", late.append)

@@ -1,4 +1,4 @@
-"""Whoever finds a death first: how the process has ended is on record when its parent has told it."""
+"""Whoever finds a death first: how the process has ended is on record once its parent has recorded it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_death_that_was_found_first_gets_its_true_reason_from_the_parent(
     assert recorded == RecordedDeath(reason, 0, 0)
     assert (after.reason, after.error) == (reason, error)
     assert (after.incarnation, after.by, after.at_ms, after.host) == (incarnation, before.by, before.at_ms, "h")
-    # A hook that has not run yet is told the same.
+    # A hook that has not run yet gets the same.
     assert broker.redis.hget(broker.store.keys.incarnation(incarnation), "reason") == reason
 
 

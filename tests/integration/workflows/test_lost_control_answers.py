@@ -139,7 +139,7 @@ def test_a_run_is_started_once(lossy: Orchestrator, network: LostAnswers, times:
 
 @pytest.mark.parametrize("done_first", [True, False])
 def test_a_run_without_an_id_is_started_once(lossy: Orchestrator, network: LostAnswers, done_first: bool) -> None:
-    """If the answer is lost once; a caller that is told of it, and starts anew, has two."""
+    """If the answer is lost once; a caller that gets an error, and starts anew, has two."""
     lossy.workflows.start(waits())
     network.lose(1, START, done_first=done_first)
     lossy.workflows.start(waits())

@@ -26,13 +26,13 @@ for i = 1, #row, 2 do known[row[i]] = row[i + 1] end
 if not UNKNOWN_END[known.reason] or known.error ~= '' then return 0 end
 even_when_full(deaths)
 -- An entry cannot be changed, so another one takes its place, with the time of the first.
-local told = {'incarnation', id, 'at_ms', entry:match('^%d+'), 'completed_by', by}
+local completed = {'incarnation', id, 'at_ms', entry:match('^%d+'), 'completed_by', by}
 known.incarnation, known.reason, known.error = nil, reason, error
 for name, value in pairs(known) do
-  told[#told + 1] = name
-  told[#told + 1] = value
+  completed[#completed + 1] = name
+  completed[#completed + 1] = value
 end
-redis.call('XADD', deaths, 'MAXLEN', '~', MOST_DEATHS, '*', unpack(told))
+redis.call('XADD', deaths, 'MAXLEN', '~', MOST_DEATHS, '*', unpack(completed))
 redis.call('XDEL', deaths, entry)
 -- Its record is deleted once all that it held is requeued.
 local left = redis.pcall('HMGET', incarnation_key, 'reason', 'requeued', 'dead_lettered')
