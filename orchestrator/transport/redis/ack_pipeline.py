@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from time import monotonic
+from math import inf
+from time import monotonic, perf_counter
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -36,13 +37,17 @@ _UNREAD_SOME, _UNREAD_LIMIT = 32, 128
 _GLANCES = 20
 
 #: Longest time that a thread with something to send waits for another that is just sending.
-_TURN_S = 0.05
+_FREE_S = 0.05
 
-#: The same for a mark, without which what it marks must not begin: a busy machine may stop a thread for long.
-_TURN_OF_MARK_S = 1.0
+#: The same for a mark, without which its message must not begin: a busy machine may stop a thread for long.
+_FREE_FOR_MARK_S = 1.0
 
 #: Longest time that a mark waits for the answers to what was sent before it (see cork.py).
 _ANSWERS_S = 0.5
+
+#: Round trip beyond which it does not, for a proxy or a tunnel on this machine may lead to a server that is far away.
+#: A busy machine may take longer once, so it is measured more than once before that is believed.
+_NEAR_S, _MEASURED = 0.002, 3
 
 #: How often a thread that waits for answers looks whether another has taken them in.
 _LOOK_S = 0.01
@@ -81,25 +86,27 @@ class AckPipeline:
         self._flush_s = flush_s
         self._flush_count = flush_count
         self._posted = PostedCommands(group)
-        self._io = threading.Lock()
+        self._send_lock = threading.Lock()
         self._broken_key_logged = ""
         #: The connection, once its server has the scripts.
         self._loaded_on: Any = None
+        #: The shortest that was measured on this connection.
+        self._round_trip_s = 0.0
         self._cork: Cork | None = None
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._away = False
         #: Answers that were taken in so far.
         self._answers = 0
-        #: Whether a mark has waited for answers in vain, and none has come since.
+        #: Connections that were closed so far.
+        self._closings = 0
+        #: Whether a mark has waited for answers in vain, and some are still due.
         self._is_slow = False
-        #: Threads that wait for answers.
-        self._waiters = 0
         self._posted_meanwhile = False
         for name in _SCRIPTS:
             # Read now rather than in the middle of the first message.
             source(name)
-        self._thread = threading.Thread(target=self._flush_in_time, name="orchestrator-outbox", daemon=True)
+        self._thread = threading.Thread(target=self._flush_in_time, name="orchestrator-ack-pipeline", daemon=True)
         self._thread.start()
 
     @property
@@ -166,7 +173,7 @@ class AckPipeline:
         """
         if wait_s:
             return self._flush_and_wait(wait_s)
-        is_sent = self._take_turn(_TURN_OF_MARK_S if may_wait else _TURN_S, glance=glance, may_wait=may_wait)
+        is_sent = self._send_when_free(_FREE_FOR_MARK_S if may_wait else _FREE_S, glance=glance, may_wait=may_wait)
         if len(self._posted.unread) > _UNREAD_LIMIT:
             self._flush_and_wait(self._silence_s())
         return is_sent
@@ -177,7 +184,7 @@ class AckPipeline:
         for _ in range(2):
             last = self._posted.last()
             while True:
-                if not self._take_turn(max(0.0, until - monotonic()), glance=True):
+                if not self._send_when_free(max(0.0, until - monotonic()), glance=True):
                     return False
                 if last is None or last.is_answered:
                     break
@@ -188,41 +195,40 @@ class AckPipeline:
         return False
 
     def _await_answer(self, last: PostedCommand, until: float) -> bool:
-        """Wait outside of any turn until Redis says something; others may send meanwhile.
+        """Wait until Redis answers something, while other threads may send.
 
-        Returns whether it did, or somebody else has taken in what is waited for.
+        Returns whether it did, or another thread has read the answer that is waited for.
         """
-        self._waiters += 1
-        try:
-            while not last.is_answered and (left_s := until - monotonic()) > 0:
-                connection = self._loaded_on
-                try:
-                    if connection is None or is_readable(connection, min(_LOOK_S, left_s)):
-                        return True
-                except (OSError, ValueError):
-                    # Closed by another thread: the next turn sends again.
+        while not last.is_answered and (left_s := until - monotonic()) > 0:
+            connection = self._loaded_on
+            try:
+                if connection is None or is_readable(connection, min(_LOOK_S, left_s)):
                     return True
-            return last.is_answered
-        finally:
-            self._waiters -= 1
+            except (OSError, ValueError):
+                # Closed by another thread: it is sent again over the next one.
+                return True
+        return last.is_answered
 
     def _silence_s(self) -> float:
         return float(getattr(self._loaded_on, "socket_timeout", None) or _SILENCE_S)
 
-    def _take_turn(self, turn_s: float, *, glance: bool = False, may_wait: bool = False) -> bool:
-        """Send what is queued, once no other thread does; returns whether it is sent."""
-        if not self._io.acquire(timeout=turn_s):
+    def _send_when_free(self, free_s: float, *, glance: bool = False, may_wait: bool = False) -> bool:
+        """Send what is queued, once no other thread does so; returns whether it is sent.
+
+        Only a mark waits for Redis while it has the lock: another thread's mark must not be late for what it marks.
+        """
+        if not self._send_lock.acquire(timeout=free_s):
             # The thread whose turn it is will send this when it is done. It may be by now, so look again.
             self._posted_meanwhile = True
-            if not self._io.acquire(blocking=False):
+            if not self._send_lock.acquire(blocking=False):
                 self._wake.set()
                 return False
         self._posted_meanwhile = False
         try:
-            if self._posted.is_on_its_way:
+            if self._posted.has_pending:
                 self._send(may_wait)
                 if glance or len(self._posted.unread) > _UNREAD_SOME:
-                    self._take_in_what_came()
+                    self._read_available()
         except (RedisError, OSError) as error:
             self._broken(error)
             return False
@@ -231,9 +237,10 @@ class AckPipeline:
             self._begin_anew()
             raise
         finally:
-            self._io.release()
+            self._send_lock.release()
         if self._posted_meanwhile:
-            return self._take_turn(turn_s, glance=glance, may_wait=may_wait)
+            # By a thread that did not get the lock. One that has it by now will send that.
+            self._send_when_free(0.0, glance=glance)
         return True
 
     def _send(self, may_wait: bool) -> None:
@@ -246,7 +253,9 @@ class AckPipeline:
         if cork is None or cork.sock is not connection._sock:
             cork = self._cork = Cork(connection)
         if may_wait and len(self._posted.unread) > cork.held:
-            self._await_earlier_answers(cork)
+            self._read_available()
+            if cork.is_near and self._round_trip_s <= _NEAR_S:
+                self._await_earlier_answers(cork)
         batch = self._posted.take_batch()
         if not batch:
             cork.push()
@@ -267,7 +276,14 @@ class AckPipeline:
         If a process is killed with replies unread, the kernel resets its connection, and Redis reads no further. The
         scripts are many times what it reads at once, so a mark that was sent behind them would be lost.
         """
-        for name in self._missing_scripts():
+        self._round_trip_s = inf
+        for _ in range(_MEASURED):
+            began = perf_counter()
+            missing = self._missing_scripts()
+            self._round_trip_s = min(self._round_trip_s, perf_counter() - began)
+            if self._round_trip_s <= _NEAR_S:
+                break
+        for name in missing:
             load = ("SCRIPT", "LOAD", source(name))
             try:
                 self._commands.call(*load)
@@ -285,18 +301,17 @@ class AckPipeline:
         return [name for name, is_there in zip(_SCRIPTS, found, strict=True) if not is_there]
 
     def _await_earlier_answers(self, cork: Cork) -> None:
-        """Take in the answers to all but the last send, unless Redis keeps this waiting for too long (see cork.py)."""
+        """Read the answers to all but the last send (see cork.py), unless Redis is slow."""
         connection, until = self._commands.connection, monotonic() + _ANSWERS_S
-        self._take_in_what_came()
         while len(self._posted.unread) > cork.last_sent and not self._is_slow:
             left_s = max(0.0, until - monotonic())
             if cork.await_answer(left_s) if cork.fits else is_readable(connection, left_s):
-                self._take_in_what_came()
+                self._read_available()
             else:
                 # This one would have waited in vain, and so would each one after it.
                 self._is_slow = True
 
-    def _take_in_what_came(self) -> None:
+    def _read_available(self) -> None:
         connection, cork = self._commands.connection, self._cork
         if cork is not None and cork.fits and cork.sock is connection._sock:
             # Many at once.
@@ -312,11 +327,10 @@ class AckPipeline:
     def _take_in(self, replies: Iterable[Any]) -> None:
         for reply in replies:
             if isinstance(reply, RedisConnectionError):
-                # An answer that says that the server is none yet, or none any more.
+                # Redis is loading, or shutting down.
                 raise reply
             posted = self._posted.unread[0]
             self._answers += 1
-            self._is_slow = False
             if isinstance(reply, ResponseError):
                 self._refused(posted, reply)
                 # Not before it is queued again: at each moment it can be found (see is_unconfirmed).
@@ -324,10 +338,15 @@ class AckPipeline:
                 posted.is_answered = True
                 continue
             self._posted.unread.popleft()
-            posted.is_answered = True
-            said = unwrap_reply(reply)
-            if posted.on_reply is not None:
-                posted.on_reply(said)
+            try:
+                answer = unwrap_reply(reply)
+                if posted.on_reply is not None:
+                    posted.on_reply(answer)
+            finally:
+                # Only now: who waits for the confirmation may look at once for what was done with the answer.
+                posted.is_answered = True
+        if not self._posted.unread:
+            self._is_slow = False
 
     def _refused(self, posted: PostedCommand, error: ResponseError) -> None:
         posted.refused += 1
@@ -339,7 +358,7 @@ class AckPipeline:
             posted.refused = 0
             # It stays before what was sent after it: of two marks of one message the later one is to stay.
             raise RedisConnectionError(str(error)) from error
-        elif is_wrong_type(error) and posted.script is not None and self._posted.put_off(posted):
+        elif is_wrong_type(error) and posted.script is not None and self._posted.defer(posted):
             self._log_broken_key(posted, error)
             self._wake.set()
         elif posted.refused < _REFUSALS:
@@ -371,6 +390,8 @@ class AckPipeline:
         """Close the connection; what was not confirmed is sent again over the next."""
         # redis-py opens a broken connection again as the same object; the server may be another.
         self._loaded_on = None
+        self._closings += 1
+        self._is_slow = False
         try:
             self._commands.drop()
         except (RedisError, OSError):
@@ -381,9 +402,9 @@ class AckPipeline:
     def _flush_in_time(self) -> None:
         pause = threading.Event()
         while not self._closed.is_set():
-            self._wake.wait(max(0.0, self._posted.repeat_at - monotonic()) if self._posted.waiting else None)
-            if self._posted.waiting and monotonic() >= self._posted.repeat_at:
-                self._posted.repeat_what_was_put_off()
+            self._wake.wait(max(0.0, self._posted.repeat_at - monotonic()) if self._posted.deferred else None)
+            if self._posted.deferred and monotonic() >= self._posted.repeat_at:
+                self._posted.requeue_deferred()
             if self._closed.is_set():
                 return
             pause.wait(_RETRY_S if self._away else self._flush_s)
@@ -408,27 +429,26 @@ class AckPipeline:
 
     def _await_silent_server(self) -> None:
         """Wait for the answers that are due; a connection that stays silent for its time-out is given up."""
-        answers = self._answers
-        if self._flush_and_wait(self._silence_s()) or self._answers != answers:
+        before = self._answers, self._closings
+        if self._flush_and_wait(self._silence_s()):
             return
-        with self._io:
-            if self._posted.unread and self._answers == answers:
+        with self._send_lock:
+            # Not one that was opened meanwhile.
+            if self._posted.unread and (self._answers, self._closings) == before:
                 self._broken(RedisTimeoutError("Timeout reading from socket"))
 
     def close(self, *, wait_s: float) -> bool:
         """Send and confirm what is left, then close. Returns whether all of it was confirmed in time."""
         until = monotonic() + wait_s
         pause = threading.Event()
-        self._posted.repeat_what_was_put_off()
+        self._posted.requeue_deferred()
         while not (done := self.flush(wait_s=max(0.05, until - monotonic())) and self.unsent == 0):
             if monotonic() > until:
                 break
             pause.wait(min(_RETRY_S, wait_s))
         self._closed.set()
         self._wake.set()
-        with self._io:
-            try:
-                self._commands.drop()
-            except (RedisError, OSError):
-                logger.debug("closing the connection failed", exc_info=True)
+        with self._send_lock:
+            # A thread of the pool may still post; it opens another connection.
+            self._begin_anew()
         return done

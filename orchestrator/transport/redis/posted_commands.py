@@ -1,4 +1,4 @@
-"""Commands that were posted to Redis, until it has confirmed them: queued, sent, or to be repeated."""
+"""Commands that were posted to Redis, until it has confirmed them: queued, sent, or deferred."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from orchestrator.transport.redis.scripts import sha
 
 logger = get_logger(__name__)
 
+#: Most messages that one script settles.
+_MOST_ENTRIES = 500
+
 #: Pause before a script is run again that found a key of another type, and how many scripts wait so at most.
-_BROKEN_KEY_PAUSE_S, _MOST_WAITING = 1.0, 1000
+_BROKEN_KEY_PAUSE_S, _MOST_DEFERRED = 1.0, 1000
 
 Reply = Callable[[Any], None]
 
@@ -55,7 +58,7 @@ class PostedCommand:
 class PostedCommands:
     """The commands of one connection, in order, until Redis has confirmed them. Safe for several threads.
 
-    At each moment a command can be found in one of the places at least.
+    At each moment a command can be found in one of the places at least, and each may be sent twice without harm.
     """
 
     def __init__(self, group: str) -> None:
@@ -64,10 +67,10 @@ class PostedCommands:
         self.mutex = threading.RLock()
         #: To be sent.
         self.queue: deque[PostedCommand] = deque()
-        #: Sent; only the thread that has the turn to send takes one out.
+        #: Sent; only the thread that has the lock to send takes one out.
         self.unread: deque[PostedCommand] = deque()
         #: Scripts that found a key of another type; run again when somebody may have moved it away.
-        self.waiting: deque[PostedCommand] = deque()
+        self.deferred: deque[PostedCommand] = deque()
         #: When they are run again (monotonic), even under load.
         self.repeat_at = 0.0
         self._acks: dict[tuple[str, str, str], list[str]] = {}
@@ -75,10 +78,10 @@ class PostedCommands:
 
     def __len__(self) -> int:
         """Commands and acknowledgements that Redis has not confirmed."""
-        return len(self.queue) + self._ack_count + len(self.unread) + len(self.waiting)
+        return len(self.queue) + self._ack_count + len(self.unread) + len(self.deferred)
 
     @property
-    def is_on_its_way(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether there is anything to send, or any answer due."""
         return bool(self.queue or self._ack_count or self.unread)
 
@@ -86,7 +89,7 @@ class PostedCommands:
         """Whether something about this entry is still to be sent, to be answered, or to be repeated."""
         wanted = {stream.encode(), entry.encode()}
         with self.mutex:
-            posted = (*self.waiting, *self.queue, *tuple(self.unread))
+            posted = (*self.deferred, *self.queue, *tuple(self.unread))
             acked = [one for (of, *_), entries in self._acks.items() if of == stream for one in entries]
         return entry in acked or any(wanted <= set(one.words()) for one in posted)
 
@@ -109,15 +112,25 @@ class PostedCommands:
         if not self._acks:
             return
         acks, self._acks, self._ack_count = self._acks, {}, 0
-        for (stream, ledger, outcome), entries in acks.items():
-            for start in range(0, len(entries), 500):
-                ids = entries[start : start + 500]
-                script, keys, args = commands.settle(stream, ledger, outcome, ids, group=self._group)
-                try:
-                    self.queue.append(PostedCommand(script, (len(keys), *keys, *args), None))
-                except ValueError:
-                    # The caller's own command may be fine.
-                    logger.exception("%d messages cannot be settled; they stay pending", len(ids))
+        try:
+            for (stream, ledger, outcome), entries in acks.items():
+                while entries:
+                    self._queue_settle(stream, ledger, outcome, entries[:_MOST_ENTRIES])
+                    del entries[:_MOST_ENTRIES]
+        except BaseException:
+            # Raised by a signal's handler. What is queued by now may be sent twice.
+            for key, entries in acks.items():
+                self._acks.setdefault(key, []).extend(entries)
+                self._ack_count += len(entries)
+            raise
+
+    def _queue_settle(self, stream: str, ledger: str, outcome: str, entries: list[str]) -> None:
+        script, keys, args = commands.settle(stream, ledger, outcome, entries, group=self._group)
+        try:
+            self.queue.append(PostedCommand(script, (len(keys), *keys, *args), None))
+        except ValueError:
+            # The caller's own command may be fine.
+            logger.exception("%d messages cannot be settled; they stay pending", len(entries))
 
     def last(self) -> PostedCommand | None:
         """The newest one, if Redis has not answered it."""
@@ -136,18 +149,19 @@ class PostedCommands:
         with self.mutex:
             return any(posted.refused for posted in self.queue)
 
-    # -- by the thread that has the turn to send
+    # -- by the thread that has the lock to send
 
     def take_batch(self) -> list[PostedCommand]:
         """All that are to be sent. They are unread from now on: if sending fails half-way, all of it is sent again."""
         with self.mutex:
             self.collect_acks()
-            batch = []
-            while self.queue:
-                batch.append(self.queue.popleft())
-            self.unread.extend(batch)
+            batch = list(self.queue)
             for posted in batch:
                 posted.is_answered = False
+            # In this order: where a signal's handler raises, they are sent twice rather than never.
+            self.unread.extend(batch)
+            for _ in batch:
+                self.queue.popleft()
         return batch
 
     def put_first(self, *posted: PostedCommand) -> None:
@@ -161,18 +175,18 @@ class PostedCommands:
             self.queue.extendleft(reversed(self.unread))
             self.unread.clear()
 
-    def put_off(self, posted: PostedCommand) -> bool:
+    def defer(self, posted: PostedCommand) -> bool:
         """Keep a script for later, after what other mailboxes settle meanwhile; returns whether there is room."""
         with self.mutex:
-            if len(self.waiting) >= _MOST_WAITING:
+            if len(self.deferred) >= _MOST_DEFERRED:
                 return False
-            if not self.waiting:
+            if not self.deferred:
                 self.repeat_at = monotonic() + _BROKEN_KEY_PAUSE_S
-            self.waiting.append(posted)
+            self.deferred.append(posted)
         return True
 
-    def repeat_what_was_put_off(self) -> None:
-        """Queue what waits."""
+    def requeue_deferred(self) -> None:
+        """Queue what was deferred."""
         with self.mutex:
-            self.queue.extend(self.waiting)
-            self.waiting.clear()
+            self.queue.extend(self.deferred)
+            self.deferred.clear()

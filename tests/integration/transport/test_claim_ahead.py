@@ -65,13 +65,13 @@ class TakenTurn:
     def __init__(self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
         holder = inbox.channel.settler.holder
         assert holder is not None
-        self._lock = holder.ack_pipeline._io
+        self._lock = holder.ack_pipeline._send_lock
         self._lock.acquire()
         self.is_taken = True
-        monkeypatch.setattr(holder.ack_pipeline, "_io", self)
+        monkeypatch.setattr(holder.ack_pipeline, "_send_lock", self)
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if self.is_taken and timeout > ack_pipeline._TURN_S:
+        if self.is_taken and timeout > ack_pipeline._FREE_S:
             self.is_taken = False
             self._lock.release()
         return bool(self._lock.acquire(blocking, timeout))
@@ -169,7 +169,7 @@ def test_what_must_not_run_twice_goes_back_if_redis_does_not_confirm_its_mark(
     inbox.current = None
     holder = inbox.channel.settler.holder
     assert holder is not None
-    with holder.ack_pipeline._io:
+    with holder.ack_pipeline._send_lock:
         inbox.channel.delivery.deliver_next()
     assert inbox.bodies == before
     while len(inbox.bodies) < MANY:

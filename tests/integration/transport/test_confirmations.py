@@ -10,6 +10,7 @@ import redis
 
 from orchestrator.transport.redis import ack_pipeline as module
 from orchestrator.transport.redis.ack_pipeline import AckPipeline
+from orchestrator.transport.redis.posted_commands import PostedCommand
 
 
 @pytest.fixture
@@ -74,9 +75,9 @@ def test_what_is_on_its_way_is_unconfirmed_until_its_answer_has_come(pipeline: A
         pipeline.flush()
         assert pipeline.is_unconfirmed("stream", "5-1")
         pipeline.flush(wait_s=5)
-        assert pipeline._posted.waiting
+        assert pipeline._posted.deferred
         assert pipeline.is_unconfirmed("stream", "5-1")
-        pipeline._posted.repeat_what_was_put_off()
+        pipeline._posted.requeue_deferred()
         assert pipeline.is_unconfirmed("stream", "5-1")
         client.delete("stream")
         client.xgroup_create("stream", "g", mkstream=True)
@@ -102,3 +103,44 @@ def test_what_is_refused_is_queued_again_before_it_counts_as_answered(
         pipeline.flush(wait_s=5)
         client.delete("stream")
     assert seen[-1:] == [True]
+
+
+def test_who_is_told_of_an_answer_is_told_before_it_counts_as_confirmed(pipeline: AckPipeline) -> None:
+    """Regression: a thread that waited for the confirmation could go on before the answer was noted."""
+    counted: list[bool] = []
+    ping = PostedCommand(None, ("PING",), lambda _: counted.append(ping.is_answered))
+    pipeline._post(ping)
+    assert pipeline.flush(wait_s=5)
+    assert counted == [False]
+    assert ping.is_answered
+
+
+def test_only_the_connection_whose_silence_was_measured_is_given_up(
+    pipeline: AckPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: one that had just been opened was closed, with a mark on it."""
+
+    def broken_meanwhile(_: float) -> bool:
+        pipeline._begin_anew()
+        pipeline.command("SET", "mark", 1)
+        return False
+
+    pipeline.command("SET", "first", 1)
+    monkeypatch.setattr(pipeline, "_flush_and_wait", broken_meanwhile)
+    pipeline._await_silent_server()
+    assert pipeline._loaded_on is not None
+    monkeypatch.undo()
+    assert pipeline.flush(wait_s=5)
+
+
+def test_what_is_posted_after_a_close_that_timed_out_gets_its_own_answer(pipeline: AckPipeline, redis_url: str) -> None:
+    """Regression: it got the answer to what had not been answered before."""
+    first: list[Any] = []
+    second: list[Any] = []
+    with redis.Redis.from_url(redis_url) as client:
+        pipeline.command("BLPOP", "never", 30, on_reply=first.append)
+        assert not pipeline.close(wait_s=0.1)
+        pipeline.command("INCR", "count", on_reply=second.append)
+        client.rpush("never", "ever", "ever")
+        assert pipeline.flush(wait_s=5)
+    assert (first, second, pipeline.unsent) == ([[b"never", b"ever"]], [1], 0)

@@ -16,7 +16,7 @@ import pytest
 import redis
 from redis.exceptions import BusyLoadingError
 
-from orchestrator.transport.redis import ack_pipeline as outbox_module
+from orchestrator.transport.redis import ack_pipeline as module
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.ack_pipeline import AckPipeline
 from orchestrator.transport.redis.cork import Cork
@@ -35,21 +35,22 @@ from orchestrator.transport.redis import ack_pipeline as module
 url, reads = sys.argv[1:]
 module.monotonic = lambda: 0.0
 if reads == "unread":
+    module.AckPipeline._read_available = lambda self: None
     module.AckPipeline._await_earlier_answers = lambda self, cork: None
-outbox = module.AckPipeline(redis.ConnectionPool.from_url(url), flush_s=3600, flush_count=64, group="g")
+pipeline = module.AckPipeline(redis.ConnectionPool.from_url(url), flush_s=3600, flush_count=64, group="g")
 observer = redis.Redis.from_url(url)
 marks = 0
 # A cork that holds back nothing, or does not keep what it holds back, must not keep this process for ever.
 for _ in range(50):
-    while (outbox._cork is None or outbox._cork.held < 3) and marks < (10_000 if reads == "read" else 20):
-        outbox.command("RPUSH", "marks", marks)
+    while (pipeline._cork is None or pipeline._cork.held < 3) and marks < (10_000 if reads == "read" else 20):
+        pipeline.command("RPUSH", "marks", marks)
         marks += 1
     arrived = observer.llen("marks")
     if reads == "unread" or arrived == marks - 3:
         break
     # The kernel keeps them for 200 ms, which have passed; once more.
-    outbox.flush()
-print(json.dumps([marks, outbox._cork.held, arrived]), flush=True)
+    pipeline.flush()
+print(json.dumps([marks, pipeline._cork.held, arrived]), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -57,7 +58,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.fixture
 def ack_pipeline(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[AckPipeline]:
     """One that holds back whatever it may: no time passes for it, and nobody pushes by himself."""
-    monkeypatch.setattr(outbox_module, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(module, "monotonic", lambda: 0.0)
     pool: Any = redis.ConnectionPool.from_url(redis_url)
     ack_pipeline = AckPipeline(pool, flush_s=3600, flush_count=64, group="g")
     yield ack_pipeline
@@ -94,7 +95,7 @@ def test_what_was_sent_arrives_although_the_process_is_killed_at_once(redis_url:
 def test_what_is_held_back_leaves_in_time_when_nothing_follows(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pool: Any = redis.ConnectionPool.from_url(redis_url)
     with monkeypatch.context() as patch:
-        patch.setattr(outbox_module, "monotonic", lambda: 0.0)
+        patch.setattr(module, "monotonic", lambda: 0.0)
         ack_pipeline = AckPipeline(pool, flush_s=0.01, flush_count=64, group="g")
         cork = _hold(ack_pipeline)
         with redis.Redis.from_url(redis_url) as client:
@@ -136,7 +137,7 @@ def test_nothing_is_held_back_where_the_next_may_be_long_in_coming(
     now_s = 0.0
     for _ in range(50):
         now_s += 0.01
-        monkeypatch.setattr(outbox_module, "monotonic", lambda now_s=now_s: now_s)
+        monkeypatch.setattr(module, "monotonic", lambda now_s=now_s: now_s)
         ack_pipeline.command("SET", "slow", "1")
         assert cork.held == 0
 
@@ -148,7 +149,7 @@ def test_nothing_is_held_back_for_long_however_much_follows(
     now_s, since_s = 0.0, 0.0
     for _ in range(200):
         before, now_s = cork.held, now_s + 0.001
-        monkeypatch.setattr(outbox_module, "monotonic", lambda now_s=now_s: now_s)
+        monkeypatch.setattr(module, "monotonic", lambda now_s=now_s: now_s)
         ack_pipeline.command("SET", "steady", "1")
         if cork.held == 1 or not cork.held:
             since_s = now_s
@@ -193,7 +194,7 @@ def test_a_send_that_is_interrupted_in_the_middle_is_begun_anew(
         ack_pipeline.command("SET", "first", "1")
     _Interrupted(ack_pipeline._commands.connection)
     if held:
-        # To the outbox it is no other connection than before.
+        # To the pipeline it is no other connection than before.
         assert ack_pipeline._cork is not None
         ack_pipeline._cork.sock = ack_pipeline._commands.connection._sock
     with pytest.raises(KeyboardInterrupt):

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import redis
 
+from orchestrator.transport.redis import ack_pipeline
 from orchestrator.transport.redis.ack_pipeline import AckPipeline
 from orchestrator.transport.redis.cork import Cork
+from orchestrator.transport.redis.readable import is_readable
 from tests.support.eventually import eventually
 
 #: Keeps Redis busy for a few milliseconds.
@@ -61,13 +63,22 @@ def test_a_mark_arrives_although_its_process_is_killed_with_answers_unread(redis
             eventually(lambda: client.get("marked") == str(mark).encode())  # noqa: B023 - called at once
 
 
-def test_a_mark_is_sent_while_another_thread_waits_for_redis(pipeline: AckPipeline, redis_url: str) -> None:
+def test_a_mark_is_sent_while_another_thread_waits_for_redis(
+    pipeline: AckPipeline, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Regression: it was left to the one who waited, and what it marks began without it."""
+    waits = threading.Event()
+
+    def seen(connection: Any, wait_s: float) -> bool:
+        waits.set()
+        return is_readable(connection, wait_s)
+
+    monkeypatch.setattr(ack_pipeline, "is_readable", seen)
     with redis.Redis.from_url(redis_url) as client:
         pipeline.command("BLPOP", "never", 30)
         waiter = threading.Thread(target=pipeline.flush, kwargs={"wait_s": 30})
         waiter.start()
-        eventually(lambda: pipeline._waiters > 0)
+        assert waits.wait(20)
         assert pipeline.command("SET", "marked", 1)
         client.rpush("never", "ever")
         eventually(lambda: client.get("marked") == b"1")
@@ -79,7 +90,7 @@ def test_a_mark_waits_for_its_turn_however_long_another_takes_to_send(pipeline: 
     """Regression: a thread that a busy machine stopped for 50 ms while it sent had the next message begin unmarked."""
     results: list[bool] = []
     marker = threading.Thread(target=lambda: results.append(pipeline.command("SET", "marked", 1)))
-    with pipeline._io:
+    with pipeline._send_lock:
         marker.start()
         marker.join(timeout=0.3)
         assert marker.is_alive()
@@ -109,3 +120,44 @@ def test_a_slow_redis_keeps_one_mark_waiting_and_not_each(
     monkeypatch.undo()
     assert pipeline.flush(wait_s=5)
     assert not pipeline._is_slow
+
+
+@pytest.mark.parametrize("far", ["by the kernel", "by its answers"])
+def test_no_mark_waits_for_a_server_that_is_far_away(
+    pipeline: AckPipeline, redis_url: str, monkeypatch: pytest.MonkeyPatch, far: str
+) -> None:
+    """A message would take a round trip longer."""
+    pipeline.command("PING")
+    assert pipeline.flush(wait_s=5)
+    cork = pipeline._cork
+    assert cork is not None
+    assert cork.is_near
+    if far == "by the kernel":
+        cork.is_near = False
+    else:
+        pipeline._round_trip_s = 0.01
+    monkeypatch.setattr(Cork, "await_answer", lambda *_: pytest.fail("it waits"))
+    pipeline.command("BLPOP", "never", 30)
+    for mark in range(5):
+        assert pipeline.command("RPUSH", "marks", mark)
+    with redis.Redis.from_url(redis_url) as client:
+        client.rpush("never", "ever")
+        eventually(lambda: client.llen("marks") == 5)
+
+
+def test_a_connection_through_a_slow_proxy_is_found_to_be_far_away(
+    pipeline: AckPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([0.0, 0.5, 1.0, 1.4, 2.0, 2.3])
+    monkeypatch.setattr(ack_pipeline, "perf_counter", lambda: next(seconds))
+    pipeline.command("PING")
+    assert pipeline._round_trip_s == pytest.approx(0.3)
+
+
+def test_one_slow_answer_of_a_server_that_is_near_does_not_count(
+    pipeline: AckPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([0.0, 0.5, 1.0, 1.001])
+    monkeypatch.setattr(ack_pipeline, "perf_counter", lambda: next(seconds))
+    pipeline.command("PING")
+    assert pipeline._round_trip_s == pytest.approx(0.001)

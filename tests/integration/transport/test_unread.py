@@ -151,7 +151,7 @@ def test_what_has_ended_and_waits_for_a_broken_key_is_not_requeued(
     broker.redis.rename(stream, "kept")
     broker.redis.set(stream, "junk")
     eventually(lambda: who.look() == ["once"])
-    eventually(lambda: pipeline._posted.waiting)
+    eventually(lambda: pipeline._posted.deferred)
     pipeline._posted.repeat_at += 3600
     broker.redis.rename("kept", stream)
     who.holder.requeue_unreceived(0, reader=who.channel)
