@@ -304,6 +304,20 @@ class Fuse(WeightedMachine, MailboxMachine):
             self.send(count)
         self.peek()
 
+    @move(3, when=lambda self: self.breaker.failure_rate is not None and self.state.phase is Phase.CLOSED)
+    def reach_the_rate(self) -> None:
+        """Exactly the rate of them fails, the last ones; without this, few examples come to that."""
+        self.time_passes(5000)
+        rate = float(self.breaker.failure_rate or 0)
+        count = next(count for count in range(self.breaker.least, 11) if (rate * count).is_integer())
+        for at in range(count):
+            if self.state.phase is Phase.CLOSED:
+                self.send(1, HOSTS[at % len(HOSTS)])
+                if at < count - rate * count:
+                    self.handled(max(self.running), tracked=True)
+                else:
+                    self.dead_lettered(max(self.running), "timeout")
+
     # -- time
 
     @move(8, passed_ms=st.sampled_from([1, 150, 300, 301, 1000, 5000]))

@@ -52,7 +52,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", cases(FAULTS, fast=3))
 def test_the_machine_finds_a_planted_fault(own_redis_server: EmbeddedServer, fault: str) -> None:
     Fuse.url = own_redis_server.url
-    assert_finds(Fuse, FAULTS[fault], examples=150)
+    assert_finds(Fuse, FAULTS[fault])
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
