@@ -65,9 +65,9 @@ class Heartbeat:
         self._confirmed_age_ms = 0
         self._host = socket.gethostname()
         self._poll_watchdog = PollWatchdog(options.heartbeat_s)
-        #: The fields of the last heartbeat, and whether it said that the incarnation does not poll.
+        #: The fields of the last heartbeat, and whether it said that the incarnation does not poll; ``None``: unknown.
         self._sent_fields: dict[str, str] = {}
-        self._sent_not_polling = False
+        self._sent_not_polling: bool | None = False
         self._ooms = OomCounter()
         #: The count of OOM kills at the last two heartbeats.
         self._oom_counts = (self._ooms.read(),) * 2
@@ -163,6 +163,8 @@ class Heartbeat:
         lost_ms, self._confirmed_age_ms = self._confirmed_age_ms - known_age_ms, age_ms
         if lost_ms <= 0:
             return
+        # What was reported in that time is reported again.
+        self._sent_fields, self._sent_not_polling = {}, None
         loss = Loss("rewound", now_ms, lost_ms=lost_ms)
         record_rewind(self._commands.call, self._keys, loss)
         report_loss(loss, self.lease.dataset, self._broker.address, self.incarnation)
