@@ -22,7 +22,7 @@ SUPERVISOR, INIT = 4711, 1
 PROMISED_S = 2.0
 
 
-class Hours:
+class FakeClock:
     """A clock that only sleeping moves; what happens then."""
 
     def __init__(self) -> None:
@@ -42,17 +42,16 @@ class Hours:
 
 
 @pytest.fixture
-def hours(monkeypatch: pytest.MonkeyPatch) -> Hours:
-    hours = Hours()
-    clock = SimpleNamespace(monotonic=lambda: hours.now, sleep=hours.sleep)
-    monkeypatch.setattr(heart, "time", clock)
-    monkeypatch.setattr(heart, "Connection", hours.connection)
-    monkeypatch.setattr(heart, "os", SimpleNamespace(getppid=lambda: hours.parent))
-    return hours
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
+    monkeypatch.setattr(heart, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=clock.sleep))
+    monkeypatch.setattr(heart, "Connection", clock.connection)
+    monkeypatch.setattr(heart, "os", SimpleNamespace(getppid=lambda: clock.parent))
+    return clock
 
 
 @pytest.fixture
-def report(hours: Hours) -> Callable[[int], float]:
+def report(clock: FakeClock) -> Callable[[int], float]:
     """Has the heart of a worker with this supervisor report its death; after how many seconds it has."""
 
     def report(supervisor: int) -> float:
@@ -63,7 +62,7 @@ def report(hours: Hours) -> Callable[[int], float]:
             parent=7, late_s=0.75, lease_s=10.0, reason_at=0, database=0, supervisor=supervisor, **texts, **lists
         )
         one._report_death()
-        (reported_at,) = hours.reported_at
+        (reported_at,) = clock.reported_at
         return reported_at
 
     return report
@@ -73,8 +72,8 @@ def test_without_a_supervisor_it_reports_at_once(report: Callable[[int], float])
     assert report(-1) == heart._FINAL_WRITES_S
 
 
-def test_a_supervisor_that_lives_has_time_for_its_own_report(hours: Hours, report: Callable[[int], float]) -> None:
-    hours.parent = SUPERVISOR
+def test_a_supervisor_that_lives_has_time_for_its_own_report(clock: FakeClock, report: Callable[[int], float]) -> None:
+    clock.parent = SUPERVISOR
     reported_at = report(SUPERVISOR)
 
     assert reported_at >= heart._FINAL_WRITES_S + heart._SUPERVISOR_S
@@ -82,14 +81,14 @@ def test_a_supervisor_that_lives_has_time_for_its_own_report(hours: Hours, repor
     assert reported_at + Options().heartbeat_s < PROMISED_S
 
 
-def test_a_supervisor_that_has_ended_is_not_waited_for(hours: Hours, report: Callable[[int], float]) -> None:
+def test_a_supervisor_that_has_ended_is_not_waited_for(clock: FakeClock, report: Callable[[int], float]) -> None:
     assert report(SUPERVISOR) == heart._FINAL_WRITES_S
 
 
 def test_a_supervisor_that_ends_meanwhile_is_not_waited_for_any_longer(
-    hours: Hours, report: Callable[[int], float]
+    clock: FakeClock, report: Callable[[int], float]
 ) -> None:
-    hours.parent, hours.ends_at = SUPERVISOR, 0.5
+    clock.parent, clock.ends_at = SUPERVISOR, 0.5
 
     assert 0.5 <= report(SUPERVISOR) < heart._SUPERVISOR_S
 
