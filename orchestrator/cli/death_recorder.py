@@ -68,7 +68,9 @@ class DeathRecorder:
         # reply, and so has been read before the second.
         for _ in range(2):
             self._store.client.ping()
-        recorded = self._sweeper.record_death(incarnation, reason, by=f"supervisor@{self._host}", error=error)
+        recorded = self._sweeper.record_death(
+            incarnation, reason, by=f"supervisor@{self._host}", error=error, saw_end=bool(request["saw_end"])
+        )
         if recorded is None:
             return {"incarnation": incarnation}
         return {"incarnation": incarnation, **recorded._asdict()}

@@ -228,6 +228,7 @@ class RecorderLinks:
             "started_s": running.started_s,
             "reason": reason,
             "error": f"{end.text}{words}",
+            "saw_end": True,
         }
         self._of(app).send(request, running)
 
@@ -241,6 +242,8 @@ class RecorderLinks:
             "started_s": worker.started_s,
             "reason": "killed",
             "error": "its supervisor was killed",
+            # It may have ended before that supervisor, and its death be on record with the true reason.
+            "saw_end": False,
         }
         if worker.app in self._by_app:
             self._of(worker.app).send(request)

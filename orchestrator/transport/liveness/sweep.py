@@ -291,10 +291,13 @@ class Sweeper:
         self.prove_death(incarnation, reason, by=incarnation, error=error)
         self._reclaim(_NO_TURN, incarnation)
 
-    def record_death(self, incarnation: str, reason: DeathReason, *, by: str, error: str = "") -> RecordedDeath | None:
+    def record_death(
+        self, incarnation: str, reason: DeathReason, *, by: str, error: str = "", saw_end: bool = True
+    ) -> RecordedDeath | None:
         """End an incarnation whose process is known to have ended, and requeue at once what it held.
 
-        If its heart or a sweep has found the death before, that record gets the reason and the error.
+        If its heart or a sweep has found the death before, that record gets the reason and the error, if ``by`` saw
+        how the process ended (``saw_end``).
 
         Returns ``None`` if nothing was recorded: it is not known, or its record says already how it has ended.
 
@@ -304,19 +307,19 @@ class Sweeper:
         recorded = self.prove_death(incarnation, reason, by=by, error=error)
         if recorded:
             return RecordedDeath(recorded, *self._reclaim(_NO_TURN, incarnation))
-        return self._complete(incarnation, reason, by, error) if error else None
+        return self._complete(incarnation, reason, by, error) if error and saw_end else None
 
     def _complete(self, incarnation: str, reason: DeathReason, by: str, error: str) -> RecordedDeath | None:
         found = self._commands.run(*commands.complete_death(self._keys, incarnation, reason.value, by, error=error))
         if not found:
             return None
-        may_hold, requeued, dead_lettered = found[1:]
+        raw_reason, may_hold, requeued, dead_lettered = found
         if may_hold:
             more = self._reclaim(_NO_TURN, incarnation)
             requeued, dead_lettered = requeued + more[0], dead_lettered + more[1]
         if requeued < 0:
-            return RecordedDeath(reason.value, None, None)
-        return RecordedDeath(reason.value, requeued, dead_lettered)
+            return RecordedDeath(stored_text(raw_reason), None, None)
+        return RecordedDeath(stored_text(raw_reason), requeued, dead_lettered)
 
     def prove_death(self, incarnation: str, reason: DeathReason, *, by: str, error: str = "") -> str:
         """End an incarnation whose process is known to have ended, or which ends itself.

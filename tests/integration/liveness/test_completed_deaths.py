@@ -131,6 +131,50 @@ def test_a_parent_that_knows_nothing_more_changes_nothing(
     assert entries() == before
 
 
+@pytest.mark.parametrize("counted_by", ["heart", "fence"])
+def test_an_oom_kill_that_was_counted_first_stays_one_where_the_parent_knows_only_the_signal(
+    broker: BareBroker, sweeper: Sweeper, counted_by: str
+) -> None:
+    registry = Registry(broker.store)
+    error = "SIGKILL, perhaps by the OOM killer: the control group counted a kill"
+    incarnation = register(broker, oom_group="h:/pod", oom_kills="0")
+    if counted_by == "fence":
+        broker.redis.set(broker.store.keys.oom("h:/pod"), "1")
+        assert sweeper.prove_death(incarnation, DeathReason.KILLED, by="heart") == "oom"
+    else:
+        assert sweeper.prove_death(incarnation, DeathReason.OOM, by="heart") == "oom"
+
+    assert sweeper.record_death(incarnation, DeathReason.KILLED, by=PARENT, error=error) == RecordedDeath("oom", 0, 0)
+    (death,) = registry.deaths()
+    assert (death.reason, death.error) == ("oom", error)
+    assert broker.redis.hget(broker.store.keys.incarnation(incarnation), "reason") == "oom"
+
+
+@pytest.mark.parametrize("first", [DeathReason.KILLED, DeathReason.OOM])
+def test_a_parent_that_has_not_seen_the_end_leaves_what_was_found_before(
+    broker: BareBroker, sweeper: Sweeper, entries: Callable[[], list[dict[str, str]]], first: DeathReason
+) -> None:
+    incarnation = register(broker)
+    assert sweeper.prove_death(incarnation, first, by="heart") == first
+    before = entries()
+    error = "its supervisor was killed"
+
+    assert sweeper.record_death(incarnation, DeathReason.KILLED, by=PARENT, error=error, saw_end=False) is None
+    assert entries() == before
+    assert broker.redis.hget(broker.store.keys.incarnation(incarnation), "reason") == first
+
+
+def test_a_parent_that_has_not_seen_the_end_records_a_death_that_nobody_has_found(
+    broker: BareBroker, sweeper: Sweeper, entries: Callable[[], list[dict[str, str]]]
+) -> None:
+    incarnation = register(broker)
+    error = "its supervisor was killed"
+    recorded = sweeper.record_death(incarnation, DeathReason.KILLED, by=PARENT, error=error, saw_end=False)
+
+    assert recorded == RecordedDeath("killed", 0, 0)
+    assert [(entry["reason"], entry["error"]) for entry in entries()] == [("killed", error)]
+
+
 def test_a_record_is_completed_after_the_incarnation_is_forgotten_and_others_have_died(
     broker: BareBroker, sweeper: Sweeper
 ) -> None:

@@ -1,8 +1,9 @@
--- Completes the record of a death that its heart or a sweep has found before its parent could say how the process had ended. Who found
--- it and when, and what became of its messages, stays as it is.
+-- Completes the record of a death that its heart or a sweep has found before its parent could report how the process had ended. Who
+-- found it and when, and what became of its messages, stays as it is.
 -- KEYS: deaths, incarnation, dying. ARGV: id, reason, by, error.
--- Returns {reason, 1 if it may still hold messages, messages requeued so far, dead letters made of them}, the last two -1 if they are
--- not known any more; or 0 if no death of this incarnation is on record, or its record says already how it has ended.
+-- Returns 0 if nothing is changed: no death of this incarnation is on record, or its record has the way in which it has ended.
+-- Else {reason as recorded, 1 if it may still hold messages, messages requeued so far, dead letters made of them}. The last two are -1
+-- if its own record is deleted, as these counts are then, too.
 -- Costs: 1,000 entries of the record of deaths; six commands.
 --- @include "mailbox_entry"
 local deaths, incarnation_key, dying = KEYS[1], KEYS[2], KEYS[3]
@@ -24,6 +25,8 @@ if not entry then return 0 end
 local known = {}
 for i = 1, #row, 2 do known[row[i]] = row[i + 1] end
 if not UNKNOWN_END[known.reason] or known.error ~= '' then return 0 end
+-- A parent that cannot read the kernel's log sees only the signal. Whoever has found the OOM kill has counted it.
+if known.reason == 'oom' and reason == 'killed' then reason = 'oom' end
 even_when_full(deaths)
 -- An entry cannot be changed, so another one takes its place, with the time of the first.
 local completed = {'incarnation', id, 'at_ms', entry:match('^%d+'), 'completed_by', by}
