@@ -215,11 +215,14 @@ class RecorderLinks:
         app = command.app or next(iter(self._by_app), "")
         if not app:
             return
-        planned = "deployed" if end.asked_for else "drained"
-        killed = "oom" if end.oom is OomKill.YES else "killed"
-        reason = killed if status < 0 else planned if status == 0 else "crashed"
+        if status < 0:
+            reason = "oom" if end.oom is OomKill.YES else "killed"
+        else:
+            # A worker that leaves by itself has ended its incarnation (drained). One that is still registered, or was
+            # found dead, was ended by what it ran, also if its exit code is 0: that must count against the message.
+            reason = "deployed" if status == 0 and end.asked_for else "crashed"
         # The last lines of a killed process do not show why it was killed.
-        words = f": {end.last_words[-1]}" if end.last_words and status > 0 else ""
+        words = f": {end.last_words[-1]}" if end.last_words and status >= 0 else ""
         request = {
             "operation": "died",
             "pid": running.pid,

@@ -1,4 +1,5 @@
-"""An app for workers under a supervisor. While the file ``$SUPERVISED_BAD`` is there, a message ends its worker."""
+"""An app for workers under a supervisor. While the file ``$SUPERVISED_BAD`` is there, a message ends its worker,
+with the exit code that is in the file, or 1."""
 
 from __future__ import annotations
 
@@ -8,11 +9,15 @@ from pathlib import Path
 from celery import Celery
 
 from orchestrator import Agent, Message, Orchestrator, handles
+from orchestrator.transport.liveness import heart
 
 BAD = "SUPERVISED_BAD"
 
 #: While this variable is set, workers have no watchdog process, which would report their death, too.
 WITHOUT_HEART = "SUPERVISED_WITHOUT_HEART"
+
+#: A script that workers run as their watchdog process in place of the library's.
+HEART_SCRIPT = "SUPERVISED_HEART_SCRIPT"
 
 
 class Work(Message):
@@ -35,8 +40,9 @@ class Counter(Agent):
 
     @handles(Work)
     def work(self, message: Work) -> int:
-        if Path(os.environ.get(BAD, "/nowhere")).exists():
-            os._exit(1)
+        bad = Path(os.environ.get(BAD, "/nowhere"))
+        if bad.exists():
+            os._exit(int(bad.read_text() or "1"))
         if message.gate:
             Path(message.gate).with_suffix(f".{os.getpid()}").touch()
             Path(message.gate).read_bytes()
@@ -51,6 +57,9 @@ class Counter(Agent):
             marker.write_text(f"{len(taken)} MB taken")
         return os.getpid()
 
+
+if HEART_SCRIPT in os.environ:
+    heart.__file__ = os.environ[HEART_SCRIPT]
 
 app = Celery("supervised", set_as_current=False)
 app.conf.broker_transport_options = {"heart": WITHOUT_HEART not in os.environ}

@@ -24,7 +24,7 @@ class DeathReason(StrEnum):
     FENCED = "fenced"
     #: It was registered in a data set that Redis has lost; its process has registered a new incarnation.
     DATASET_LOST = "dataset_lost"
-    #: An error ended its main process.
+    #: An error ended its main process, or what it ran did, with whatever exit code.
     CRASHED = "crashed"
 
     @property

@@ -13,7 +13,8 @@ import pytest
 
 from orchestrator import Orchestrator
 from orchestrator.registry.registry import Death
-from tests.apps.supervised_app import Work
+from orchestrator.transport.liveness import heart
+from tests.apps.supervised_app import HEART_SCRIPT, Work
 from tests.integration.supervisor.test_recorded_deaths import recorders
 from tests.support.eventually import eventually
 from tests.support.named_pipes import write_to
@@ -21,7 +22,12 @@ from tests.support.processes import is_gone
 from tests.support.supervised import Supervised
 
 #: How a worker ends, with what is to be on record.
-ENDS = [("SIGKILL", ("killed", "SIGKILL")), ("exit", ("crashed", "exit code 1"))]
+ENDS = [
+    ("SIGKILL", ("killed", "SIGKILL")),
+    ("1", ("crashed", "exit code 1")),
+    # Nobody asked for its end, and it has not deregistered.
+    ("0", ("crashed", "exit code 0")),
+]
 
 #: A worker that sweeps.
 OTHER = {
@@ -44,8 +50,8 @@ def heart_of(pid: int) -> int:
         children = psutil.Process(pid).children()
         return [child.pid for child in children if any(part.endswith("heart.py") for part in child.cmdline())]
 
-    (heart,) = eventually(found)
-    return heart
+    (pid_of_heart,) = eventually(found)
+    return pid_of_heart
 
 
 def is_known(orchestrator: Orchestrator) -> bool:
@@ -55,12 +61,12 @@ def is_known(orchestrator: Orchestrator) -> bool:
 
 @pytest.fixture
 def ends(orchestrator: Orchestrator, tmp_path: Path) -> Callable[[str, int], None]:
-    """Has a worker end while it runs a message, which the next one handles."""
+    """Has a worker end by SIGKILL or with an exit code while it runs a message, which the next one handles."""
 
     def end(how: str, pid: int) -> None:
         bad = tmp_path / "bad"
-        if how == "exit":
-            bad.touch()
+        if how != "SIGKILL":
+            bad.write_text(how)
             orchestrator.send("counter", Work())
             eventually(lambda: is_gone(pid))
             bad.unlink()
@@ -126,10 +132,9 @@ def test_the_supervisor_is_first(workers, orchestrator, ends, how, recorded):
     tree = workers(1, hearts=True)
     tree.wait_for("all are ready", 60)
     pid = pid_of(tree)
-    heart = heart_of(pid)
     eventually(lambda: is_known(orchestrator))
     # It is killed with what its worker has left.
-    os.kill(heart, signal.SIGSTOP)
+    os.kill(heart_of(pid), signal.SIGSTOP)
     ends(how, pid)
     (death,) = eventually(lambda: deaths_of(orchestrator, pid), 30)
 
@@ -137,6 +142,34 @@ def test_the_supervisor_is_first(workers, orchestrator, ends, how, recorded):
     assert death.by.startswith("supervisor@")
     tree.wait_for(f"{death.incarnation} fenced ({death.reason}); messages requeued: 1")
     assert why(tree) == [(recorded[1], 1, recorded[0])]
+
+
+def test_a_heart_that_runs_leaves_the_report_to_a_supervisor_that_lives(workers, orchestrator, ends, tmp_path):
+    script = tmp_path / "heart.py"
+    source = Path(heart.__file__).read_text()
+    # It would wait until the test has ended, so that nothing here is a race against its time.
+    script.write_text(source.replace(f"_SUPERVISOR_S = {heart._SUPERVISOR_S}\n", "_SUPERVISOR_S = 600.0\n"))
+    assert script.read_text() != source
+    tree = workers(1, hearts=True, worker={"environment": {HEART_SCRIPT: str(script)}})
+    tree.wait_for("all are ready", 60)
+    pid = pid_of(tree)
+    process = psutil.Process(heart_of(pid))
+    eventually(lambda: is_known(orchestrator))
+    os.kill(tree.process.pid, signal.SIGSTOP)
+    try:
+        ends("SIGKILL", pid)
+        eventually(lambda: process.ppid() == tree.process.pid)
+        # It sleeps and looks, again and again, for longer than a report takes.
+        before = process.num_ctx_switches().voluntary
+        eventually(lambda: is_gone(process.pid) or process.num_ctx_switches().voluntary >= before + 10)
+        assert deaths_of(orchestrator, pid) == []
+    finally:
+        os.kill(tree.process.pid, signal.SIGCONT)
+    (death,) = eventually(lambda: deaths_of(orchestrator, pid), 30)
+
+    assert end_of(death) == ("killed", "SIGKILL")
+    assert death.by.startswith("supervisor@")
+    eventually(lambda: is_gone(process.pid))
 
 
 @pytest.mark.parametrize(("how", "recorded"), ENDS)

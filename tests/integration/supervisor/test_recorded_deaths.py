@@ -59,6 +59,21 @@ def test_a_killed_workers_message_runs_elsewhere_and_its_true_end_is_recorded(wo
     assert [row.lost for row in orchestrator.ledger()] == [0]
 
 
+@pytest.mark.parametrize("hearts", [False, True])
+def test_a_message_whose_workers_exit_with_code_0_is_poison(workers, orchestrator, tmp_path, hearts):
+    tree = workers(1, hearts=hearts, intensity=10)
+    tree.wait_for("all are ready", 60)
+    (tmp_path / "bad").write_text("0")
+    outcome = orchestrator.send("counter", Work()).wait(timeout_s=90)
+
+    assert isinstance(outcome, Dead)
+    assert outcome.reason == "poison"
+    deaths = orchestrator.registry.deaths(10)
+    assert {(death.reason, death.error.partition(":")[0]) for death in deaths} == {("crashed", "exit code 0")}
+    (row,) = orchestrator.ledger()
+    assert (row.dead, row.pending, row.lost) == (1, 0, 0)
+
+
 def test_a_worker_with_a_health_directory_of_its_own_is_ready_and_its_death_recorded(workers, orchestrator, tmp_path):
     (own := tmp_path / "own").mkdir(mode=0o700)
     tree = workers(1, worker={"environment": {"ORCHESTRATOR_HEALTH_DIR": str(own)}})
