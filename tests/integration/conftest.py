@@ -15,6 +15,7 @@ from tests.support.bare_broker import BareBroker
 from tests.support.ends import Ends
 from tests.support.eventually import eventually
 from tests.support.letters_under_test import LettersInRedis
+from tests.support.lost_answers import LostAnswers
 from tests.support.worker_process import WorkerProcess
 
 
@@ -23,6 +24,13 @@ def server() -> Iterator[EmbeddedServer]:
     """A Redis of the module's own."""
     with EmbeddedServer() as server:
         yield server
+
+
+@pytest.fixture
+def network(redis_url: str) -> Iterator[LostAnswers]:
+    """A network between apps and Redis that can lose answers."""
+    with LostAnswers(redis_url) as network:
+        yield network
 
 
 @pytest.fixture(scope="module")

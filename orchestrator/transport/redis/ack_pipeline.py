@@ -36,17 +36,17 @@ _UNREAD_SOME, _UNREAD_LIMIT = 32, 128
 #: How often the flusher looks for replies, without waiting for them, before it does.
 _GLANCES = 20
 
-#: Longest time that a thread with something to send waits for another that is just sending.
-_FREE_S = 0.05
+#: Longest time that a thread waits for the lock to send, which another has while it sends.
+_LOCK_S = 0.05
 
-#: The same for a mark, without which its message must not begin: a busy machine may stop a thread for long.
-_FREE_FOR_MARK_S = 1.0
+#: The same for a mark: the message must not begin without it, however long a busy machine stops the other thread.
+_LOCK_FOR_MARK_S = 1.0
 
 #: Longest time that a mark waits for the answers to what was sent before it (see cork.py).
 _ANSWERS_S = 0.5
 
-#: Round trip beyond which it does not, for a proxy or a tunnel on this machine may lead to a server that is far away.
-#: A busy machine may take longer once, so it is measured more than once before that is believed.
+#: If a round trip takes longer, a mark does not wait: a proxy or a tunnel on this machine may lead far away.
+#: On a busy machine one may take longer by chance, so up to three are measured, and the shortest counts.
 _NEAR_S, _MEASURED = 0.002, 3
 
 #: How often a thread that waits for answers looks whether another has taken them in.
@@ -173,7 +173,7 @@ class AckPipeline:
         """
         if wait_s:
             return self._flush_and_wait(wait_s)
-        is_sent = self._send_when_free(_FREE_FOR_MARK_S if may_wait else _FREE_S, glance=glance, may_wait=may_wait)
+        is_sent = self._send_when_free(_LOCK_FOR_MARK_S if may_wait else _LOCK_S, glance=glance, may_wait=may_wait)
         if len(self._posted.unread) > _UNREAD_LIMIT:
             self._flush_and_wait(self._silence_s())
         return is_sent
@@ -212,13 +212,13 @@ class AckPipeline:
     def _silence_s(self) -> float:
         return float(getattr(self._loaded_on, "socket_timeout", None) or _SILENCE_S)
 
-    def _send_when_free(self, free_s: float, *, glance: bool = False, may_wait: bool = False) -> bool:
+    def _send_when_free(self, lock_s: float, *, glance: bool = False, may_wait: bool = False) -> bool:
         """Send what is queued, once no other thread does so; returns whether it is sent.
 
         Only a mark waits for Redis while it has the lock: another thread's mark must not be late for what it marks.
         """
-        if not self._send_lock.acquire(timeout=free_s):
-            # The thread whose turn it is will send this when it is done. It may be by now, so look again.
+        if not self._send_lock.acquire(timeout=lock_s):
+            # The thread that has the lock will send this when it is done. It may be by now, so look again.
             self._posted_meanwhile = True
             if not self._send_lock.acquire(blocking=False):
                 self._wake.set()
@@ -239,7 +239,7 @@ class AckPipeline:
         finally:
             self._send_lock.release()
         if self._posted_meanwhile:
-            # By a thread that did not get the lock. One that has it by now will send that.
+            # By a thread that did not get the lock. If a third one has it by now, that one will send it.
             self._send_when_free(0.0, glance=glance)
         return True
 

@@ -11,7 +11,7 @@ if it finds the connection reset when it writes, it closes it, and what has come
 answer must lie unread here, so an earlier one must have been written. If all but the last send is answered and read
 before a mark is sent, that cannot be: Redis reads the last send at once, writes its answers, and reads the mark next,
 whatever became of the connection. So a mark waits for that. (Marks 30 µs apart, and a SIGKILL right after the last:
-Redis had not read that one in 89 of 400 runs; with the wait in none of 1,100.) Over a long way the wait would cost
+Redis had not read that one in 89 of 400 runs; with the wait in none of 1,250.) Over a long way the wait would cost
 more than the message, so there it is left out, and a mark may be lost if its process is killed within a round trip.
 """
 

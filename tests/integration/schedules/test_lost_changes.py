@@ -34,12 +34,6 @@ class Small(Agent):
 
 
 @pytest.fixture
-def network(redis_url: str) -> Iterator[LostAnswers]:
-    with LostAnswers(redis_url) as network:
-        yield network
-
-
-@pytest.fixture
 def lossy(network: LostAnswers) -> Iterator[Orchestrator]:
     """An app by a network that loses answers. Redis knows its scripts, so that none of these answers is NOSCRIPT."""
     made = scheduling_app(network.url)

@@ -71,7 +71,7 @@ class TakenTurn:
         monkeypatch.setattr(holder.ack_pipeline, "_send_lock", self)
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if self.is_taken and timeout > ack_pipeline._FREE_S:
+        if self.is_taken and timeout > ack_pipeline._LOCK_S:
             self.is_taken = False
             self._lock.release()
         return bool(self._lock.acquire(blocking, timeout))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,16 +10,6 @@ import redis
 from orchestrator.transport.redis import ack_pipeline as module
 from orchestrator.transport.redis.ack_pipeline import AckPipeline
 from orchestrator.transport.redis.posted_commands import PostedCommand
-
-
-@pytest.fixture
-def pipeline(redis_url: str) -> Iterator[AckPipeline]:
-    """One that sends nothing by itself."""
-    pool: Any = redis.ConnectionPool.from_url(redis_url)
-    pipeline = AckPipeline(pool, flush_s=3600, flush_count=64, group="g")
-    yield pipeline
-    pipeline.close(wait_s=1)
-    pool.disconnect()
 
 
 def test_what_redis_refuses_is_not_confirmed(pipeline: AckPipeline, redis_url: str) -> None:
@@ -105,7 +94,7 @@ def test_what_is_refused_is_queued_again_before_it_counts_as_answered(
     assert seen[-1:] == [True]
 
 
-def test_who_is_told_of_an_answer_is_told_before_it_counts_as_confirmed(pipeline: AckPipeline) -> None:
+def test_an_answer_is_noted_before_it_counts_as_confirmed(pipeline: AckPipeline) -> None:
     """Regression: a thread that waited for the confirmation could go on before the answer was noted."""
     counted: list[bool] = []
     ping = PostedCommand(None, ("PING",), lambda _: counted.append(ping.is_answered))

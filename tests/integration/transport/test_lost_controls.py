@@ -50,12 +50,6 @@ def plain(redis_url: str) -> Iterator[Orchestrator]:
 
 
 @pytest.fixture
-def network(redis_url: str) -> Iterator[LostAnswers]:
-    with LostAnswers(redis_url) as network:
-        yield network
-
-
-@pytest.fixture
 def lossy(network: LostAnswers, plain: Orchestrator) -> Iterator[Orchestrator]:
     made = make(network.url)
     yield made

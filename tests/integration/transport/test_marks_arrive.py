@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -41,16 +40,6 @@ Cork.answers = lambda self: answers(self) if looks else looks.append(1) or []
 assert pipeline.command(*sys.argv[2:])
 os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-@pytest.fixture
-def pipeline(redis_url: str) -> Iterator[AckPipeline]:
-    """One that sends nothing by itself."""
-    pool: Any = redis.ConnectionPool.from_url(redis_url)
-    pipeline = AckPipeline(pool, flush_s=3600, flush_count=64, group="g")
-    yield pipeline
-    pipeline.close(wait_s=5)
-    pool.disconnect()
 
 
 def test_a_mark_arrives_although_its_process_is_killed_with_answers_unread(redis_url: str) -> None:

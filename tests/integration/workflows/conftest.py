@@ -48,13 +48,6 @@ def orchestrator(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Orc
 
 
 @pytest.fixture
-def network(redis_url: str) -> Iterator[LostAnswers]:
-    """A network between apps and Redis that can lose answers."""
-    with LostAnswers(redis_url) as network:
-        yield network
-
-
-@pytest.fixture
 def lossy(network: LostAnswers) -> Iterator[Orchestrator]:
     """An app without a worker, by that network."""
     made = workflows_app.make(network.url)
